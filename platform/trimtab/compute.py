@@ -1,0 +1,39 @@
+"""Where a job runs. Nothing here enters a stage's key: it must not change a result beyond rounding."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from trimtab.spec import Spec
+
+
+def default_storage() -> Path:
+    return Path(os.environ.get("TRIMTAB_STORAGE", ".trimtab"))
+
+
+class Compute(Spec):
+    """Backend, workers, devices, ZeRO stage, micro-batch, storage, retries."""
+
+    backend: Literal["ray", "inline"] = "ray"
+    address: str | None = Field(None, description="Ray cluster to join; RAY_ADDRESS counts too; none starts one here")
+    workers: int = Field(1, ge=1, description="Ray Train workers of one training group")
+    groups: int | None = Field(None, ge=1, description="training groups side by side; default: as many as fit")
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    micro_batch: int | None = Field(None, ge=1, description="rows a worker holds at once; default: the whole batch")
+    inference_batch: int = Field(64, ge=1)
+    storage: Path = Field(default_factory=default_storage)
+    max_failures: int = Field(1, ge=0, description="times a dead worker group is started again")
+
+    @property
+    def artifacts(self) -> Path:
+        return self.storage / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        return self.storage / "cache"

@@ -1,0 +1,39 @@
+"""Every error that trimtab raises on purpose: what is wrong, where, and the way out."""
+
+
+class TrimtabError(Exception):
+    """The root; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class JobError(TrimtabError):
+    """The job file or an override cannot be used. Carries every mistake found."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class DataError(TrimtabError):
+    """A data set cannot be used as asked."""
+
+    exit_code = 2
+
+
+class ModelError(TrimtabError):
+    """A model cannot be found or used as asked."""
+
+    exit_code = 2
+
+
+class ResourceError(TrimtabError):
+    """Too little memory, disk or compute for the plan."""
+
+    exit_code = 2
+
+
+class StageError(TrimtabError):
+    """A stage failed while it ran; finished stages stay finished."""

@@ -1,0 +1,24 @@
+"""Reverse cross-entropy (Yao et al. 2025, arXiv 2502.11107): L = CE(q, p), mode-seeking.
+
+Departure: weak labels are kept above a floor, so that hard labels give finite losses.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from trimtab.methods.objectives._base import LabelBatch, Loss, Objective, log_weak
+
+
+class ReverseCE(Objective):
+    """Yao et al. 2025: mean_B -sum_c p_c log q_c."""
+
+    kind: Literal["reverse_ce"] = "reverse_ce"
+    clamp: float = Field(1e-6, gt=0, le=0.1, description="floor of a weak probability")
+    temperature: float = Field(1.0, gt=0, le=10, description="of the weak label; above 1 softens it")
+
+    def __call__(self, batch: LabelBatch) -> Loss:
+        logq_BC = log_weak(batch.weak_BC, clamp=self.clamp, temperature=self.temperature)
+        return Loss(-(batch.logits_BC.float().softmax(-1) * logq_BC).sum(-1).mean())

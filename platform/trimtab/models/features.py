@@ -1,0 +1,101 @@
+"""States of a frozen network for every row of a task: computed once, read by row id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trimtab.parts import FeatureSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def left_padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of (T,) ids or (T, D) states -> one padded tensor and its attention mask_BT, padding first."""
+    import torch
+
+    longest = max(len(row) for row in rows)
+    padded = torch.stack([torch.cat([row.new_zeros((longest - len(row), *row.shape[1:])), row]) for row in rows])
+    mask_BT = torch.stack([(torch.arange(longest) >= longest - len(row)).long() for row in rows])
+    return padded, mask_BT
+
+
+def batches_by_length(lengths: list[int], size: int) -> list[list[int]]:
+    """Indices in batches of alike lengths, longest first so that memory is known at once."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[Tensor]:
+    import torch
+
+    ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    return [torch.tensor(row, dtype=torch.long) for row in ids]
+
+
+def compute_states(
+    model: PreTrainedModel, rows: list[Tensor], spec: FeatureSpec, *, batch: int, tick: Callable[[int, int], None]
+) -> list[Tensor]:
+    """For each row of ids its state_D ("pooled") or states_TD ("tokens") after the last layer, before the final norm."""
+    import torch
+
+    from trimtab.models.network import decoder, device
+
+    body = decoder(model)
+    last: list[Tensor] = []
+    hook = body.layers[-1].register_forward_hook(lambda m, i, o: last.append(o[0] if isinstance(o, tuple) else o))
+    states: list[Tensor] = [torch.empty(0)] * len(rows)
+    model.eval().to(device())
+    with torch.inference_mode():
+        for chosen in batches_by_length([len(row) for row in rows], batch):
+            ids_BT, mask_BT = left_padded([rows[i] for i in chosen])
+            model(input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device))
+            for i, state_TD in zip(chosen, last.pop().cpu(), strict=True):
+                states[i] = _kept(state_TD[-len(rows[i]) :], spec)
+            tick(len(chosen), int(mask_BT.sum()))
+    hook.remove()
+    return states
+
+
+def _kept(state_TD: Tensor, spec: FeatureSpec) -> Tensor:
+    if spec.keep == "tokens":
+        return state_TD.clone()
+    return (state_TD[-1] if spec.pool == "last" else state_TD.float().mean(0)).clone()
+
+
+def write_states(folder: Path, ids: list[str], states: list[Tensor]) -> None:
+    """states.safetensors (rows one after the other) and index.json (id -> first, length)."""
+    import torch
+    from safetensors.torch import save_file
+
+    rows = [state if state.ndim == 2 else state[None] for state in states]
+    index, first = {}, 0
+    for row_id, row in zip(ids, rows, strict=True):
+        index[row_id] = (first, len(row))
+        first += len(row)
+    save_file({"states": torch.cat(rows)}, folder / "states.safetensors")
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+class States:
+    """Stored states, by row id."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        self.index: dict[str, list[int]] = json.loads((folder / "index.json").read_text())
+        self.states = load_file(folder / "states.safetensors")["states"]
+
+    def rows(self, ids: list[str]) -> list[Tensor]:
+        """states_TD of each id."""
+        return [self.states[first : first + length] for first, length in (self.index[i] for i in ids)]
+
+    def matrix(self, ids: list[str]) -> Tensor:
+        """states_ND in float32, for states of one vector a row."""
+        import torch
+
+        return self.states[torch.tensor([self.index[i][0] for i in ids])].float()

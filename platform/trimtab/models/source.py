@@ -1,0 +1,84 @@
+"""Where a model's files are: hub id, local folder, builtin:NAME, artifact:STAGE-KEY."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from trimtab.errors import ModelError
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """(kind, name): kind is builtin, artifact, folder or hub."""
+    head, _, tail = source.partition(":")
+    if head in ("builtin", "artifact") and tail:
+        return head, tail
+    if source.startswith((".", "/", "~")) or Path(source).expanduser().is_dir():
+        return "folder", source
+    return "hub", source
+
+
+def model_folder(source: str, cache: Path, *, revision: str | None = None) -> Path:
+    """A local folder that from_pretrained accepts. Raises ModelError with the way out."""
+    kind, name = split_source(source)
+    if kind == "builtin":
+        from trimtab.models.builtin import builtin_folder
+
+        return builtin_folder(name, cache / "models")
+    if kind == "artifact":
+        return _whole(cache.parent / "artifacts" / name / "model", source)
+    return _whole(Path(name).expanduser(), source) if kind == "folder" else _from_hub(name, revision)
+
+
+def _whole(folder: Path, source: str) -> Path:
+    if not (folder / "config.json").exists():
+        raise ModelError(f"model {source!r}: no config.json in {folder}; give a folder written by save_pretrained")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"model {source!r}: no .safetensors file in {folder}; save it with safe_serialization=True")
+    return folder
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        return _whole(Path(snapshot_download(name, revision=revision, allow_patterns=wanted)), name)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r}: not a local folder, and not to be had from the hub ({type(error).__name__}); "
+            "check the id, go online, or give a folder or builtin:smollm2-135m"
+        ) from error
+
+
+def source_problem(source: str) -> str | None:
+    """What can be seen to be wrong with a model source without loading anything."""
+    kind, name = split_source(source)
+    if kind == "builtin":
+        from trimtab.models.builtin import KNOWN
+
+        return None if name in KNOWN else f"no built-in model {name!r}; allowed: {', '.join(sorted(KNOWN))}"
+    if kind == "folder" and not (Path(name).expanduser() / "config.json").exists():
+        return f"no model folder at {name!r} (it must hold config.json and .safetensors files)"
+    if kind == "hub" and name.count("/") > 1:
+        return f"{name!r} is neither an existing folder nor a hub id of the form owner/name"
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub")
+    if kind == "hub" and offline and not (hub.expanduser() / f"models--{name.replace('/', '--')}").exists():
+        return f"{name!r} is not in the local hub cache and HF_HUB_OFFLINE is set; use a folder or builtin:smollm2-135m"
+    return None
+
+
+def folder_hash(folder: Path) -> str:
+    """Names, sizes, and the first and last megabyte of every file: cheap, and changes when weights change."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)}:{size}:".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]

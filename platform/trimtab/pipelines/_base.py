@@ -1,0 +1,95 @@
+"""What every pipeline is, and the bench on which one seed of an experiment is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trimtab.parts import EvalSpec, LabelSpec, ReportSpec, SplitSpec, TaskSpec, TrainSpec
+from trimtab.run.artifact import Artifact, Runner
+from trimtab.spec import Method
+from trimtab.stages.evaluate import audit, evaluate
+from trimtab.stages.features import features
+from trimtab.stages.label import label
+from trimtab.stages.split import split
+from trimtab.stages.train import train
+
+
+class Pipeline(Method):
+    """A job: its fields are the job file, calling it lays the stages out on a runner; the last artifact comes back."""
+
+    def __call__(self, run: Runner) -> Artifact:
+        raise TypeError(f"{type(self).__name__} lays out no stages")
+
+
+class Experiment(Pipeline):
+    """What the classification pipelines share: a task, repeated on fresh splits for every seed."""
+
+    task: TaskSpec
+    split: SplitSpec = SplitSpec()
+    seeds: tuple[int, ...] = (0,)
+    supervisor: TrainSpec
+    students: dict[str, TrainSpec]
+    ceiling: TrainSpec
+    labels: LabelSpec = LabelSpec()
+    eval: EvalSpec = EvalSpec()
+    report: ReportSpec = ReportSpec()
+    oracle: bool = False
+
+
+def seeded(spec: Any, seed: int) -> Any:
+    """The same spec for one seed of an experiment."""
+    return spec.model_copy(update={"seed": spec.seed + seed})
+
+
+@dataclass
+class Bench:
+    """One seed: fresh splits, and models that are trained, used as labellers, and scored on the test split.
+
+    The states of a frozen trunk are made once for the whole task, whatever the seed and whoever needs them.
+    """
+
+    job: Experiment
+    shared: Runner
+    rows: Artifact
+    seed: int
+    found: dict[str, Artifact] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.run = self.shared.under(f"seed {self.seed}")
+        self.data = self.run(split, seeded(self.job.split, self.seed), label="split", rows=self.rows)
+        self.found["split"] = self.data
+
+    def states(self, spec: TrainSpec) -> dict[str, Artifact]:
+        trunk = spec.trunk()
+        if trunk is None:
+            return {}
+        depth = trunk.model.layers or "all"
+        name = f"states of {trunk.model.source}, layers {depth}" + f" less {trunk.without_top}" * bool(
+            trunk.without_top
+        )
+        return {"features": self.shared(features, trunk, label=name, rows=self.rows)}
+
+    def train(self, name: str, spec: TrainSpec, **inputs: Artifact) -> Artifact:
+        """Train a model and score it on the test split."""
+        oracle = {"oracle": self.data / "test"} if self.job.oracle else {}
+        states = self.states(spec)
+        model = self.run(train, seeded(spec, self.seed), label=f"train {name}", **inputs, **states, **oracle)
+        test = self.data / "test"
+        scored = self.run(evaluate, self.job.eval, label=f"evaluate {name}", model=model, data=test, **states)
+        self.found |= {f"model/{name}": model, f"score/{name}": scored}
+        return model
+
+    def label(self, name: str, spec: TrainSpec, *, model: Artifact, data: Artifact) -> Artifact:
+        """A model's labels for rows whose truth it does not see, and how right they are."""
+        given = self.run(label, self.job.labels, label=f"labels by {name}", model=model, data=data, **self.states(spec))
+        truth = self.data / "truth"
+        audited = self.run(audit, self.job.eval, label=f"audit of {name}'s labels", labels=given, truth=truth)
+        self.found[f"audit/{name}"] = audited
+        return given
+
+
+def gathered(benches: list[Bench]) -> Mapping[str, Artifact]:
+    """Everything a report reads, by seed/what/name."""
+    return {f"{bench.seed}/{name}": artifact for bench in benches for name, artifact in bench.found.items()}

@@ -1,0 +1,81 @@
+"""LocalRunner: stages called one after the other in this process; and what running any node means."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab import progress
+from trimtab.compute import Compute
+from trimtab.errors import StageError, TrimtabError
+from trimtab.run.artifact import Node, PlanRunner, building, finish
+from trimtab.run_log import LOG, logged_to, tail
+from trimtab.stages._base import Metrics
+
+Call = Callable[[Node, Path], Metrics]
+
+
+def execute(node: Node, call: Call, sink: progress.Sink) -> None:
+    """Run one node through `call` into a folder aside, tell the sink, and rename when whole.
+
+    Raises StageError (which stage, which inputs, the end of its log) when the stage fails.
+    """
+    started = time.time()
+    sink({"event": "stage_start", "time": started, **node.describe()})
+    aside = None
+    try:
+        with building(node.artifact) as aside:
+            metrics = call(node, aside)
+            record = node.describe() | {"started": started, "seconds": time.time() - started}
+            finish(node.artifact, aside, record=record, metrics=metrics)
+    except BaseException as error:
+        ended = {"event": "stage_end", "time": time.time(), "stage_id": node.artifact.id, "status": "failed"}
+        sink(ended | {"seconds": time.time() - started, "metrics": {}, "path": None})
+        if isinstance(error, TrimtabError) or not isinstance(error, Exception):
+            raise
+        raise StageError(_post_mortem(node, error)) from error
+    ended = {"event": "stage_end", "time": time.time(), "stage_id": node.artifact.id, "status": "done"}
+    sink(ended | {"seconds": time.time() - started, "metrics": metrics, "path": str(node.artifact.folder)})
+
+
+def _post_mortem(node: Node, error: Exception) -> str:
+    failed = node.artifact.root / f".{node.artifact.id}.failed"
+    inputs = ", ".join(f"{name}={artifact.ref}" for name, artifact in node.needs.items()) or "none"
+    text = tail(failed / LOG) or "".join(traceback.format_exception(error)[-3:]).rstrip()
+    return (
+        f"stage {node.artifact.id} ({node.label}) failed: {type(error).__name__}: {error}\n"
+        f"  inputs: {inputs}\n  its folder is kept: {failed}\n  end of its log:\n"
+        + "\n".join("    " + line for line in text.splitlines())
+    )
+
+
+@dataclass
+class LocalRunner(PlanRunner):
+    """Runs the stages that are missing one after the other, in this process."""
+
+    sink: progress.Sink = lambda event: None
+
+    def wait(self) -> None:
+        """Run what is missing. Raises StageError at the first stage that fails."""
+        for node in self.pending:
+            execute(node, self._call, self.sink)
+
+    def _call(self, node: Node, out: Path) -> Metrics:
+        return call_here(node, out, compute=self.compute, sink=self.sink)
+
+
+def call_here(node: Node, out: Path, *, compute: Compute, sink: progress.Sink) -> Metrics:
+    """Call a stage in this process; for a stage meant for workers, all that is printed goes to its log."""
+    tagged = lambda event: sink({"stage_id": node.artifact.id, **event})  # noqa: E731
+    log = logged_to(out / LOG) if node.stage.on == "workers" else nullcontext()
+    with progress.listening(tagged), log:
+        try:
+            return node.stage(node.spec, out, compute=compute, **node.arguments())
+        except Exception:
+            if node.stage.on == "workers":
+                traceback.print_exc()
+            raise

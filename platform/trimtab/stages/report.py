@@ -1,0 +1,183 @@
+"""Stage report: what an experiment found, as metrics, one HTML page and one picture."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.compute import Compute
+from trimtab.spec import Spec
+from trimtab.stages._base import Metrics, stage
+from trimtab.stages.evaluate import PREDICTIONS
+
+if TYPE_CHECKING:
+    from trimtab.metrics import Bootstrap
+    from trimtab.stages._report_page import LabelQuality, ModelResult, ReportData, SplitSummary, StageTime
+
+PAGE, PICTURE, TABLE = "report.html", "report.png", "table.json"
+
+
+@stage(version=1, on="driver")
+def report(spec: Spec, out: Path, *, compute: Compute, parts: Mapping[str, Path]) -> Metrics:
+    """Averages over seeds before PGR, paired bootstrap intervals over test rows and seeds; parts are seed/what/name."""
+    from trimtab.metrics import paired_bootstrap
+    from trimtab.stages._report_page import render_page, summary_table
+    from trimtab.stages._report_plots import headline_plot
+
+    found = Parts(parts)
+    predictions = {name: [_predictions(path) for path in paths] for name, paths in found.of("score").items()}
+    correct = {name: [seed["correct"] for seed in seeds] for name, seeds in predictions.items()}
+    options = spec.report
+    same_rows = len({tuple(seed["ids"]) for seed in predictions["supervisor"]}) == 1
+    boot = paired_bootstrap(correct, options.level, resamples=options.bootstrap, same_rows=same_rows)
+    data = _collect(spec, found, predictions, boot)
+    (out / PAGE).write_text(render_page(data), encoding="utf-8")
+    headline_plot(data, out / PICTURE)
+    (out / TABLE).write_text(json.dumps(summary_table(data)))
+    return _metrics(data)
+
+
+class Parts:
+    """The input folders by seed, what they are, and the model's name."""
+
+    def __init__(self, parts: Mapping[str, Path]) -> None:
+        self.paths = {tuple(key.split("/", 2)): path for key, path in parts.items()}
+        self.seeds = sorted({int(key[0]) for key in self.paths})
+
+    def of(self, what: str) -> dict[str, list[Path]]:
+        """name -> one folder a seed."""
+        found: dict[str, list[Path]] = {}
+        for key in sorted(self.paths, key=lambda key: int(key[0])):
+            if key[1] == what:
+                found.setdefault(key[2] if len(key) > 2 else "", []).append(self.paths[key])
+        return found
+
+    def records(self) -> list[dict[str, Any]]:
+        """The record of every stage that the inputs come from, themselves included, each once."""
+        seen: dict[str, dict[str, Any]] = {}
+        todo = list(self.paths.values())
+        while todo:
+            folder = todo.pop()
+            if folder.name in seen:
+                continue
+            record = seen[folder.name] = json.loads((folder / "stage.json").read_text())
+            todo += [folder.parent / ref.split("/")[0] for ref in record["inputs"].values()]
+        return sorted(seen.values(), key=lambda record: record["started"])
+
+
+def _predictions(folder: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from trimtab.data.tables import read_jsonl
+
+    rows = sorted(read_jsonl(folder / PREDICTIONS), key=lambda row: row["id"])
+    probs_NC, labels_N = np.array([row["probs"] for row in rows]), np.array([row["label"] for row in rows])
+    correct_N = (probs_NC.argmax(1) == labels_N).astype(float)
+    return {"ids": [row["id"] for row in rows], "probs": probs_NC, "labels": labels_N, "correct": correct_N}
+
+
+def role_of(name: str) -> str:
+    return name.split(".", maxsplit=1)[0]
+
+
+def _collect(spec: Spec, found: Parts, predictions: dict[str, Any], boot: Bootstrap) -> ReportData:
+    import yaml
+
+    from trimtab.stages._report_page import ReportData
+    from trimtab.versions import commit, versions
+
+    return ReportData(
+        title=f"{spec.kind}: {spec.task.source}",
+        job_file=yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
+        versions=versions(),
+        commit=commit(),
+        created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        models=[_model(name, found, predictions, boot) for name in predictions],
+        stages=_times(found),
+        notes=["oracle/ curves are measured on truth during training; nothing is chosen by them."] * spec.oracle,
+        data=_splits(found),
+        label_quality=_label_quality(found),
+        level=spec.report.level,
+    )
+
+
+def _model(name: str, found: Parts, predictions: dict[str, Any], boot: Bootstrap) -> ModelResult:
+    import numpy as np
+
+    from trimtab.metrics import agreement, calibration_bins
+    from trimtab.stages._report_page import ModelResult
+    from trimtab.training.curves import read_curves
+
+    mine, weak = predictions[name], predictions["supervisor"]
+    pooled = {key: np.concatenate([seed[key] for seed in mine]) for key in ("probs", "labels")}
+    weak_probs = np.concatenate([seed["probs"] for seed in weak])
+    scored = [json.loads((path / "metrics.json").read_text()) for path in found.of("score")[name]]
+    bins = calibration_bins(pooled["probs"], pooled["labels"])
+    shared = agreement(pooled["probs"], weak_probs, pooled["labels"])
+    return ModelResult(
+        name=name,
+        role=role_of(name),
+        accuracy=boot.accuracy[name].mean,
+        lo=boot.accuracy[name].lo,
+        hi=boot.accuracy[name].hi,
+        per_seed=[float(seed["correct"].mean()) for seed in mine],
+        pgr=boot.pgr.get(name),
+        agreement=None
+        if name == "supervisor"
+        else {
+            "all": shared.overall,
+            "supervisor_right": shared.supervisor_right,
+            "supervisor_wrong": shared.supervisor_wrong,
+        },
+        calibration=list(zip(bins.confidence_K.tolist(), bins.accuracy_K.tolist(), bins.count_K.tolist(), strict=True)),
+        curves=[read_curves(path) for path in found.of("model")[name]],
+        **{
+            key: float(np.mean([s[key] for s in scored])) if key in scored[0] else None
+            for key in ("auroc", "ece", "brier")
+        },
+    )
+
+
+def _times(found: Parts) -> list[StageTime]:
+    from trimtab.stages._report_page import StageTime
+
+    return [
+        StageTime(r["label"], r["stage"], r["seconds"], cached=False, started=r["started"]) for r in found.records()
+    ]
+
+
+def _splits(found: Parts) -> list[SplitSummary]:
+    from trimtab.stages._report_page import SplitSummary
+
+    summaries = []
+    for seed, folder in zip(found.seeds, found.of("split")[""], strict=True):
+        for name, entry in json.loads((folder / "manifest.json").read_text()).items():
+            classes = {str(label): count for label, count in entry["classes"].items()}
+            summaries.append(SplitSummary(seed=seed, split=name, rows=entry["n"], classes=classes))
+    return summaries
+
+
+def _label_quality(found: Parts) -> list[LabelQuality]:
+    from trimtab.stages._report_page import LabelQuality
+
+    return [
+        LabelQuality(seed=seed, hop=hop, **{key: audited.get(key) for key in ("accuracy", "ece", "brier", "noise")})
+        for hop, folders in enumerate(found.of("audit").values())
+        for seed, folder in zip(found.seeds, folders, strict=True)
+        for audited in [json.loads((folder / "metrics.json").read_text())]
+    ]
+
+
+def _metrics(data: ReportData) -> Metrics:
+    values: dict[str, float | None] = {}
+    for model in data.models:
+        values |= {f"{model.name}/accuracy": model.accuracy, f"{model.name}/accuracy_lo": model.lo}
+        values |= {f"{model.name}/accuracy_hi": model.hi}
+        if model.role == "student" and model.pgr and model.pgr.value is not None:
+            values |= {f"{model.name}/pgr": model.pgr.value, f"{model.name}/pgr_lo": model.pgr.lo}
+            values |= {f"{model.name}/pgr_hi": model.pgr.hi}
+            values |= {f"{model.name}/pgr_informative": float(model.pgr.status == "ok")}
+    return {name: float(value) for name, value in values.items() if value is not None}

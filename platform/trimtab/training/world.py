@@ -1,0 +1,56 @@
+"""The ranks that run one stage together, whether Ray Train started them or this process is alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int
+    size: int
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: list[Any]) -> list[Any]:
+        """This rank's items: every size-th of them."""
+        return items[self.rank :: self.size]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+def world() -> World:
+    """The ranks of this stage."""
+    import torch.distributed as dist
+
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World(0, 1)
+
+
+def join() -> World:
+    """The ranks of this stage, with a process group of one made where nobody made one (DeepSpeed needs it)."""
+    import torch
+    import torch.distributed as dist
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not dist.is_initialized():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return world()
