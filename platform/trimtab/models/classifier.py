@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.models.features import States, batches_by_length, compute_states, encode, left_padded
-from trimtab.models.network import Halves, device, load_tokenizer, read_card
+from trimtab.models.network import Halves, device, load_tokenizer, read_card, suit_attention
 from trimtab.models.source import model_folder
 from trimtab.parts import FeatureSpec, ModelSpec, Top, TrainSpec
 from trimtab.progress import Meter
@@ -75,6 +75,7 @@ class Classifier:
         else:
             rows, name = encode(load_tokenizer(self.folder), inputs.texts, spec.max_length), "input_ids"
         model.eval().to(device())
+        suit_attention(model, max(map(len, rows)))
         meter, logits = Meter(len(rows)), torch.empty(len(rows), model.config.num_labels)
         for chosen in batches_by_length([len(row) for row in rows], self.batch):
             padded, mask_BT = left_padded([rows[i] for i in chosen])

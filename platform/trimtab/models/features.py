@@ -43,13 +43,14 @@ def compute_states(
     """For each row of ids its state_D ("pooled") or states_TD ("tokens") after the last layer, before the final norm."""
     import torch
 
-    from trimtab.models.network import decoder, device
+    from trimtab.models.network import decoder, device, suit_attention
 
     body = decoder(model)
     last: list[Tensor] = []
     hook = body.layers[-1].register_forward_hook(lambda m, i, o: last.append(o[0] if isinstance(o, tuple) else o))
     states: list[Tensor] = [torch.empty(0)] * len(rows)
     model.eval().to(device())
+    suit_attention(model, max(map(len, rows), default=0))
     with torch.inference_mode():
         for chosen in batches_by_length([len(row) for row in rows], batch):
             ids_BT, mask_BT = left_padded([rows[i] for i in chosen])

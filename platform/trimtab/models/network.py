@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CARD = "trimtab.json"
 HEADS = ("score", "classifier")
+SHORT = 128
+"""Tokens up to which a row counts as short."""
 
 
 def has_fast_bf16() -> bool:
@@ -73,9 +75,16 @@ def load_network(spec: ModelSpec, cache: Path, n_classes: int | None = None) -> 
         for weight in _head(model).parameters():
             weight.data.zero_()
         model.config.pad_token_id = load_tokenizer(folder).pad_token_id
+    model.config.use_cache = False
     if spec.layers is not None:
         keep_layers(model, list(range(spec.layers)) if isinstance(spec.layers, int) else list(spec.layers))
     return model
+
+
+def suit_attention(model: PreTrainedModel, longest: int) -> None:
+    """On a CPU the plain kernel is the faster one for short rows, above all backwards (bench/attention.py)."""
+    if not next(model.parameters()).is_cuda and longest <= SHORT:
+        model.set_attn_implementation("eager")
 
 
 def _head(model: PreTrainedModel) -> nn.Module:

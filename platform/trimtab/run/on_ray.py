@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trimtab import progress
 from trimtab.compute import Compute
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from trimtab.training.group import Group
 
 EVENTS_EVERY_S = 0.25
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+}
+LOCAL = {"RAY_AUTH_MODE": "token", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_prestart_worker_first_driver": "0"}
 
 
 def urgency(nodes: list[Node]) -> dict[str, int]:
@@ -39,36 +48,36 @@ def urgency(nodes: list[Node]) -> dict[str, int]:
 @contextmanager
 def cluster(compute: Compute, width: int, sink: progress.Sink) -> Iterator[list[Group]]:
     """Join or start Ray, and start as many training groups as fit and are useful. Raises ResourceError."""
-    from trimtab.training.group import SETTINGS, Desk, Group
+    ray = _ray(compute.address or os.environ.get("RAY_ADDRESS") or "local")
+    from trimtab.training.group import Desk, Group
 
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    _start(ray, compute)
+    groups: list[Group] = []
     try:
-        groups = min(width, compute.groups or fitting(compute, ray.cluster_resources()))
-        desk = ray.remote(num_cpus=0)(Desk).remote(groups, compute.workers)
+        count = min(width, compute.groups or fitting(compute, ray.cluster_resources()))
+        desk = ray.remote(num_cpus=0)(Desk).remote(count, compute.workers)
         over = threading.Event()
         listener = threading.Thread(target=_listen, args=(ray, desk, sink, over), daemon=True)
         listener.start()
-        yield [Group(desk, number, compute) for number in range(groups)]
+        groups += [Group(desk, number, compute) for number in range(count)]
+        yield groups
         over.set()
         listener.join(5)
-        ray.get(desk.close.remote())
     finally:
+        for group in groups:
+            group.stop()
         ray.shutdown()
 
 
-def _start(ray: object, compute: Compute) -> None:
-    address = compute.address or os.environ.get("RAY_ADDRESS") or "local"
-    options = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        options |= {"include_dashboard": False, "object_store_memory": 256 * 2**20}
-    ray.init(address=address, **options)
+def _ray(address: str) -> Any:
+    """Ray, initialised. What it reads from the environment must stand before it is imported."""
+    settings = SETTINGS | (LOCAL | {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if address == "local" else {})
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+    return ray
 
 
 def fitting(compute: Compute, resources: dict[str, float]) -> int:

@@ -22,14 +22,6 @@ from trimtab.compute import Compute
 from trimtab.errors import StageError
 from trimtab.run_log import LOG, logged_to
 
-SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-}
-
 
 class Desk:
     """Where the driver leaves stages and workers fetch them (an async Ray actor)."""
@@ -140,6 +132,7 @@ class Group:
     def __init__(self, desk: Any, number: int, compute: Compute) -> None:
         self.desk, self.number, self.compute = desk, number, compute
         self.failure: BaseException | None = None
+        self.stopping = False
         self.thread = threading.Thread(target=self._fit, name=f"group {number}", daemon=True)
         self.thread.start()
 
@@ -172,6 +165,8 @@ class Group:
         ray.get(self.desk.give.remote(self.number, task | {"attempts": {}, "compute": self.compute}))
         outcome = self.desk.outcome.remote(self.number)
         while not ray.wait([outcome], timeout=1.0)[0]:
+            if self.stopping:
+                raise StageError("it was stopped")
             if not self.thread.is_alive():
                 raise StageError(f"its workers died: {self.failure or 'the group ended early'}")
         ends = ray.get(outcome)
@@ -179,6 +174,10 @@ class Group:
         if errors:
             raise StageError(errors[0])
         return ends[0]["metrics"]
+
+    def stop(self) -> None:
+        """Let go of a stage that waits."""
+        self.stopping = True
 
 
 def gpus_per_worker(compute: Compute) -> float:

@@ -15,7 +15,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trimtab.compute import Compute
 from trimtab.errors import DataError
 from trimtab.models.features import left_padded
-from trimtab.models.network import Halves, load_network, save_network, torch_dtype
+from trimtab.models.network import Halves, load_network, save_network, suit_attention, torch_dtype
 from trimtab.models.source import model_folder
 from trimtab.parts import LoRA, Top, TrainSpec
 from trimtab.training.callbacks import Speak
@@ -62,6 +62,7 @@ def train_network(
     join()
     set_seed(spec.seed)
     model = load_network(spec.model, compute.cache, n_classes=data.weak_NC.shape[1])
+    suit_attention(model, max(map(len, data.rows)))
     halves = Halves(model, spec.tune.layers) if isinstance(spec.tune, Top) else None
     trained = _with_adapters(model, spec.tune) if isinstance(spec.tune, LoRA) else model
     trainer = LabelTrainer(

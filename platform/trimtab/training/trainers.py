@@ -74,6 +74,7 @@ class LabelTrainer(Trainer):
                 for (is_head, decays), weights in groups.items()
             ],
             lr=self.args.learning_rate,
+            fused=True,
         )
         return self.optimizer
 

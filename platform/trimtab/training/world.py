@@ -44,8 +44,7 @@ def join() -> World:
     import torch
     import torch.distributed as dist
 
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    name_accelerator()
     if not dist.is_initialized():
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -54,3 +53,11 @@ def join() -> World:
         os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return world()
+
+
+def name_accelerator() -> None:
+    """Tell DeepSpeed that there is no GPU, before it goes looking."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

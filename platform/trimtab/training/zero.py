@@ -8,6 +8,7 @@ from typing import Any
 from trimtab.compute import Compute
 from trimtab.environment import settle
 from trimtab.errors import ResourceError
+from trimtab.training.world import name_accelerator
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def deepspeed_config(batch: Batching, *, compute: Compute, bf16: bool, max_grad_
 def build_ops() -> None:
     """Compile DeepSpeed's shared-memory communication op now, so that no training waits for it."""
     settle()
+    name_accelerator()
     from deepspeed.accelerator import get_accelerator
 
     if get_accelerator().device_name() == "cpu":
