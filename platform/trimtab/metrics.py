@@ -1,6 +1,8 @@
-"""What is measured: accuracy, AUROC, calibration, agreement, pgr and its interval. N rows, C classes, M models, R resamples.
+"""What is measured: accuracy, AUROC, calibration, agreement, pgr and its interval.
 
-Probabilities are probs_NC, or (N,) with P(class 1); predictions may also be class numbers (N,). Truth is class numbers (N,).
+N rows, C classes, M models, R resamples.
+
+Probabilities are probs_NC, or (N,) with P(class 1); predictions may also be class numbers (N,), as truth is.
 """
 
 from __future__ import annotations
@@ -145,7 +147,7 @@ def deception(tax_N: ArrayLike, ceiling_known_N: ArrayLike, supervisor_known_N: 
 
 
 def pgr(weak: float, student: float, ceiling: float) -> float | None:
-    """Performance gap recovered (Burns et al. 2023): (student - weak) / (ceiling - weak), never clipped; None without a gap."""
+    """Performance gap recovered (Burns et al. 2023): (student - weak) / (ceiling - weak), not clipped; None without a gap."""
     return (student - weak) / (ceiling - weak) if ceiling - weak > ROUNDING else None
 
 
@@ -162,7 +164,7 @@ def paired_bootstrap(
     `correct` holds, for every model, one array (N_s,) of 0 and 1 per seed; in one seed all models share their rows, and
     every resample is the same for all of them. Accuracies are averaged over seeds before pgr is formed, for every
     model beside "supervisor" and "ceiling" if both are there. `same_rows`: all seeds share one test set too, so that a
-    row drawn counts in every seed. Few seeds show too little of their own spread: by (S - 1) / S in variance, none for one.
+    row drawn counts in every seed. S seeds show too little of their own spread: (S - 1) / S of its variance.
     Raises DataError where seeds or rows differ between models.
     """
     rows_SNM = _rows_by_seed(correct)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from trimtab.methods.objectives._base import Objective
+from trimtab.methods.objectives.xent import Xent
 from trimtab.spec import Spec, one_of
 
 AnyObjective = one_of("trimtab.methods.objectives")
@@ -109,7 +109,7 @@ class TrainSpec(Spec):
     """A model trained on labels."""
 
     model: ModelSpec
-    objective: AnyObjective = Field(default_factory=lambda: _xent())
+    objective: AnyObjective = Xent()
     tune: Tune = Full()
     max_length: int = Field(512, ge=1)
     batch_size: int = Field(32, ge=1, description="rows of one optimiser step over all workers")
@@ -150,12 +150,6 @@ class TrainSpec(Spec):
                 f"{self.objective.kind} takes statistics over the batch: batch_size >= 8, or set objective.buffer"
             )
         return self
-
-
-def _xent() -> Objective:
-    from trimtab.methods.objectives.xent import Xent
-
-    return Xent()
 
 
 class LabelSpec(Spec):

@@ -89,8 +89,8 @@ def fitting(compute: Compute, resources: dict[str, float]) -> int:
         count = min(count, int(resources.get("GPU", 0) // gpus))
     if count < 1:
         raise ResourceError(
-            f"compute: {compute.workers} workers x {compute.cpus_per_worker:g} CPUs and {gpus:g} GPUs in all do not fit "
-            f"in {cpus:g} CPUs and {resources.get('GPU', 0):g} GPUs; lower compute.workers or compute.cpus_per_worker"
+            f"compute: {compute.workers} workers x {compute.cpus_per_worker:g} CPUs and {gpus:g} GPUs in all do not "
+            f"fit in {cpus:g} CPUs and {resources.get('GPU', 0):g} GPUs; lower compute.workers or compute.cpus_per_worker"
         )
     return count
 

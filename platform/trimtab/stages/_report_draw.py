@@ -33,7 +33,7 @@ def short(text: str, limit: int) -> str:
 
 
 def draw_pgr(ax: Axes, models: list[ModelResult]) -> None:
-    """PGR and interval; small dots are seeds against the mean supervisor and ceiling, so that their mean is the point."""
+    """PGR and interval; small dots are seeds against the mean supervisor and ceiling: their mean is the point."""
     _rows(ax, [model.name for model in models])
     ax.set_xlim(_pgr_window(models))
     _reference(ax, 0, name="supervisor", side="right")

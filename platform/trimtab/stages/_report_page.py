@@ -16,7 +16,7 @@ Curve = list[tuple[float, dict[str, float]]]
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One model on the test split, averaged over seeds. Calibration bins are (confidence, accuracy, count); a curve a seed."""
+    """One model on the test split, averaged over seeds; bins are (confidence, accuracy, count); a curve a seed."""
 
     name: str
     role: Role
@@ -141,7 +141,7 @@ def verdict(data: ReportData) -> str:
     if not (supervisors and ceilings and students):
         needed = {"supervisor": supervisors, "ceiling": ceilings, "student": students}
         missing = ", ".join(role for role, found in needed.items() if not found)
-        return f"Without a scored {missing} there is no performance gap to recover, so this report gives raw accuracies only."
+        return f"Without a scored {missing} there is no performance gap to recover: this report gives accuracies only."
     best = max(students, key=lambda model: model.accuracy)
     gap = _gap_clause(supervisors[0], ceilings[0])
     among = "the only student" if len(students) == 1 else f"the best of {len(students)} students on these test rows"

@@ -1,4 +1,4 @@
-"""Plots of the report. Colours become CSS variables and text stays text, so one drawing serves light, dark and search."""
+"""Plots of the report. Colours become CSS variables and text stays text: one drawing for light, dark and search."""
 
 from __future__ import annotations
 

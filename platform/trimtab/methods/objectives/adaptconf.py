@@ -1,4 +1,4 @@
-"""Adaptive confidence (Guo et al. 2024, "Vision Superalignment", arXiv 2402.03749): L = (1 - a) KD(z, q) + a CE(z, argmax z), a per row.
+"""Adaptive confidence (Guo et al. 2024, arXiv 2402.03749): L = (1 - a) KD(z, q) + a CE(z, argmax z), a per row.
 
 Departure: the authors' code can add a loss on the truth; there is none here.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class AdaptConf(Objective):
     """Guo et al. 2024: a = e^(s/T) / (e^(s/T) + e^(w/T)), s and w the CE on the student's and the weak label's argmax.
 
-    KD is KL(q_tau || p_tau) tau^2, both softened by tau. `weighting: ramp` is the paper's AugConf: one `a` for all rows,
+    KD is KL(q_tau || p_tau) tau^2, both softened by tau. `weighting: ramp` is the AugConf of the paper: one `a` for all,
     rising to `aux_coef`.
     """
 
