@@ -33,4 +33,4 @@ def test_every_job_loads_and_plans(path: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_jobs() -> None:
-    assert {"quickstart", "probe"} <= {path.stem for path in JOBS}
+    assert {"quickstart", "probe", "bootstrap"} <= {path.stem for path in JOBS}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,80 +21,102 @@ from trimtab.errors import JobError, TrimtabError
 if TYPE_CHECKING:
     from trimtab.verbs import RunResult
 
-app = typer.Typer(
-    help="Weak-to-strong alignment on Ray: small models supervise, large ones learn.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-console = Console(highlight=False)
+HELP = """Weak-to-strong alignment on Ray: small models supervise, large ones learn.
+
+Exit codes: 0 done; 1 a stage failed; 2 the job, data, model or machine does not allow it; 130 stopped by Ctrl-C,
+SIGTERM or SIGHUP. Finished stages are kept whatever happens, and the same command goes on from there.
+"""
+STOPPED = "stopped; finished stages are kept, and the same command goes on from there"
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+WIDE = 160
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 JobFile = Annotated[Path, typer.Argument(help="job file, such as jobs/quickstart.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="path.to.field=value", metavar="[OVERRIDE]...")]
-Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; the last line says done or error")]
 Storage = Annotated[Path | None, typer.Option(help="storage root; default: TRIMTAB_STORAGE or .trimtab")]
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors that trimtab raises on purpose become one clear message and their exit code."""
-    errors = Console(stderr=True, highlight=False)
+def told(*, as_json: bool = False) -> Iterator[None]:
+    """Errors that trimtab raises on purpose, and a stop, become one clear message and their exit code."""
     try:
         yield
-    except JobError as error:
+    except (TrimtabError, KeyboardInterrupt) as error:
+        if as_json:
+            print(json.dumps(_as_event(error)), flush=True)
+        Console(stderr=True, highlight=False).print(_in_words(error), soft_wrap=True)
+        raise typer.Exit(error.exit_code if isinstance(error, TrimtabError) else 130) from None
+    except OSError as error:
+        if as_json:
+            print(json.dumps(_as_event(error)), flush=True)
+        if error.errno not in REFUSED:
+            raise
+        Console(stderr=True, highlight=False).print(Text(f"{error.strerror}: {error.filename}", "red"), soft_wrap=True)
+        raise typer.Exit(2) from None
+    except Exception as error:
+        if as_json:
+            print(json.dumps(_as_event(error)), flush=True)
+        raise
+
+
+def _as_event(error: BaseException) -> dict[str, object]:
+    said = {"event": "error", "type": type(error).__name__, "message": str(error) or STOPPED}
+    return said | ({"problems": error.problems} if isinstance(error, JobError) else {})
+
+
+def _in_words(error: BaseException) -> Text:
+    if isinstance(error, JobError):
         count = len(error.problems)
-        errors.print(Text(f"{count} mistake{'s' * (count != 1)}:", "bold red"))
-        for problem in error.problems:
-            errors.print(Text(f"  {problem}"), soft_wrap=True)
-        raise typer.Exit(error.exit_code) from None
-    except TrimtabError as error:
-        errors.print(Text(f"{type(error).__name__}: {error}", "red"), soft_wrap=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        errors.print("stopped; finished stages are kept, and the same command goes on from there")
-        raise typer.Exit(130) from None
+        head = Text(f"{count} mistake{'s' * (count != 1)}:", "bold red")
+        return head.append("".join(f"\n  {problem}" for problem in error.problems), "not bold default")
+    return Text(f"{type(error).__name__}: {error}", "red") if isinstance(error, TrimtabError) else Text(STOPPED)
 
 
 @app.command()
-def check(job: JobFile, overrides: Overrides = None) -> None:
+def check(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Find every mistake of a job file, without running anything."""
-    from trimtab import verbs
+    with told(as_json=as_json):
+        from trimtab import verbs
 
-    with told():
         found = verbs.check(job, overrides or [])
-        console.print(f"{job}: fine ({found.pipeline.kind}, backend {found.compute.backend})")
+        if as_json:
+            print(json.dumps({"event": "done", "name": found.name, "kind": found.pipeline.kind}))
+        else:
+            console.print(f"{job}: fine ({found.pipeline.kind}, backend {found.compute.backend})", soft_wrap=True)
 
 
 @app.command()
 def plan(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show the stages of a job: which are there, which would run, and what they need."""
-    from trimtab import verbs
-    from trimtab.run.estimate import gib
+    with told(as_json=as_json):
+        from trimtab import verbs
+        from trimtab.run.estimate import gib
 
-    with told():
         found = verbs.plan(job, overrides or [])
         if as_json:
             stages = [{"id": s.id, "label": s.label, "stage": s.stage, "have": s.have} for s in found.stages]
             print(json.dumps({"stages": stages, "memory": found.need.memory, "disk": found.need.disk}))
             return
-        table = Table("", "stage", "id", "memory", "disk", box=None)
+        rows = [["", "stage", "id", "memory", "disk"]]
         for stage in found.stages:
             sizes = ["", ""] if stage.have else [gib(stage.need.memory), gib(stage.need.disk)]
-            table.add_row("have" if stage.have else "run", Text(stage.label), stage.id, *sizes)
-        console.print(table)
+            rows.append(["have" if stage.have else "run", stage.label, stage.id, *sizes])
+        _table(rows)
         needs = f"about {gib(found.need.memory)} of memory at a time and {gib(found.need.disk)} of disk"
-        console.print(
-            f"{len(found.to_run)} of {len(found.stages)} stages to run" + f"; they need {needs}" * bool(found.to_run)
-        )
+        need = f"; they need {needs}" * bool(found.to_run)
+        console.print(f"{len(found.to_run)} of {len(found.stages)} stages to run{need}", soft_wrap=True)
 
 
 @app.command()
 def run(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Run what is missing of a job, and show what it found."""
-    from trimtab import verbs
-    from trimtab.display import display
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.default_int_handler)
+    with told(as_json=as_json):
+        from trimtab import verbs
+        from trimtab.display import display
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with told():
         with display(as_json=as_json) as listener:
             result = verbs.run(job, overrides or [], listeners=[listener])
         if as_json:
@@ -105,14 +128,19 @@ def run(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> Non
 
 def _show(result: RunResult, job: str) -> None:
     from trimtab.run.track import default_uri
+    from trimtab.run.track_words import without_password
 
     _table(result.table)
     ran = f"{result.ran} stages ran in {result.seconds:.1f} s" if result.ran else "nothing to do: every stage was there"
-    console.print(f"{job}: {ran}")
-    console.print(Text(f"report:  {result.report}"), soft_wrap=True)
-    console.print(Text(f"runs:    mlflow ui --backend-store-uri {default_uri(result.storage)}"), soft_wrap=True)
+    _say(f"{job}: {ran}")
+    _say(f"report:  {result.report}")
+    _say(f"runs:    mlflow ui --backend-store-uri {without_password(default_uri(result.storage))}")
     for warning in result.warnings:
-        console.print(Text(warning, "yellow"), soft_wrap=True)
+        _say(warning, "yellow")
+
+
+def _say(text: str, style: str = "") -> None:
+    console.print(Text(text, style), soft_wrap=True)
 
 
 def _table(rows: list[list[str]]) -> None:
@@ -132,30 +160,25 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Show a run's table and report again, or bring MLflow up to date."""
-    from trimtab import verbs
+    with told(as_json=as_json):
+        from trimtab import verbs
 
-    with told():
         if sync:
-            for done in verbs.sync(run_id, storage):
-                console.print(
-                    Text(f"{done.run_id}: {done.problem or f'{done.events} events replayed'}"), soft_wrap=True
-                )
+            synced = verbs.sync(run_id, storage)
+            for done in synced:
+                said = {"event": "synced", "run_id": done.run_id, "events": done.events, "problem": done.problem}
+                text = f"{done.run_id}: {done.problem or f'{done.events} events replayed'}"
+                print(json.dumps(said)) if as_json else _say(text)
+            if any(done.problem for done in synced):
+                raise typer.Exit(1)
             return
         found = verbs.report(run_id, storage)
         if as_json:
-            print(
-                json.dumps(
-                    {
-                        "run_id": found.run_id,
-                        "status": found.status,
-                        "report": str(found.report),
-                        "metrics": found.metrics,
-                    }
-                )
-            )
+            page = str(found.report) if found.report else None
+            print(json.dumps({"run_id": found.run_id, "status": found.status, "report": page, "metrics": found.metrics}))
             return
         _table(found.table)
-        console.print(Text(f"run:     {found.run_id} ({found.status})\nreport:  {found.report}"), soft_wrap=True)
+        _say(f"run:     {found.run_id} ({found.status})\nreport:  {found.report or 'none'}")
 
 
 @app.command()
@@ -165,29 +188,28 @@ def data(
     quarantine: Annotated[Path | None, typer.Option(help="write the rows that cannot be used to this file")] = None,
 ) -> None:
     """Show how a data set is read: format, rows, balance, lengths, duplicates, rows that cannot be used."""
-    from trimtab import verbs
-    from trimtab.data.doctor import render, write_quarantine
-    from trimtab.load import nested
-
     with told():
-        found = verbs.data(source, **nested(options or []))
-        console.print(Text(render(found)))
+        from trimtab import verbs
+        from trimtab.data.doctor import render
+
+        found = verbs.data(source, options or [], quarantine=quarantine)
+        _say(render(found))
         if quarantine:
-            write_quarantine(found.rejected, quarantine)
-            console.print(f"{len(found.rejected)} rows written to {quarantine}")
+            _say(f"{found.n_rejected} rows written to {quarantine}")
 
 
 @app.command()
 def doctor(storage: Storage = None, as_json: Json = False) -> None:
     """Print what a bug report needs: versions, devices, cores, memory, disk, Ray."""
-    from trimtab import verbs
+    with told(as_json=as_json):
+        from trimtab import verbs
 
-    found: dict[str, Any] = verbs.doctor(storage)
-    if as_json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        console.print(Text(f"{name:<14} {value}"), soft_wrap=True)
+        found = verbs.doctor(storage)
+        if as_json:
+            print(json.dumps(found))
+            return
+        for name, value in found.items():
+            _say(f"{name:<14} {value}")
 
 
 def main() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -14,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.run.log import finite
+from trimtab.run.log import Listener, finite
 
 Event = dict[str, Any]
 MARKS = {
@@ -23,7 +26,9 @@ MARKS = {
     "done": "[green]✓[/]",
     "have": "[dim]✓[/]",
     "failed": "[red]✗[/]",
+    "interrupted": "[yellow]✗[/]",
 }
+BAR = 16
 
 
 @dataclass
@@ -39,12 +44,19 @@ class Line:
     tokens_per_s: float = 0.0
     loss: float | None = None
 
-    @property
-    def eta(self) -> float | None:
+    def eta(self, now: float) -> float | None:
         """Seconds left, from the share done."""
         if self.state != "running" or not self.done:
             return None
-        return (time.time() - self.started) * (self.total - self.done) / self.done
+        return max(0.0, (now - self.started) * (self.total - self.done) / self.done)
+
+    def said(self, now: float) -> str:
+        """How far it is, how fast, how long still."""
+        parts = [f"{self.done}/{self.total}"] * bool(self.total)
+        parts += [f"{self.tokens_per_s:.0f} tokens/s"] * bool(self.tokens_per_s)
+        parts += [f"{seconds(self.eta(now))} left"] * bool(self.eta(now))
+        parts += [f"loss {self.loss:.3f}"] * isinstance(self.loss, float)
+        return ", ".join(parts)
 
 
 @dataclass
@@ -54,6 +66,7 @@ class Board:
     lines: dict[str, Line] = field(default_factory=dict)
 
     def hear(self, event: Event) -> Line | None:
+        """The line of the stage that the event is about."""
         kind, line = event["event"], self.lines.get(event.get("stage_id", ""))
         if kind == "plan":
             for stage in event["stages"]:
@@ -74,6 +87,13 @@ class Board:
     def finished(self) -> int:
         return sum(line.state in ("done", "have") for line in self.lines.values())
 
+    def groups(self) -> dict[str, list[Line]]:
+        """Lines by the part of the label before the last slash, such as `seed 0`."""
+        groups: dict[str, list[Line]] = {}
+        for line in self.lines.values():
+            groups.setdefault(line.label.rpartition(" / ")[0], []).append(line)
+        return groups
+
 
 def seconds(value: float | None) -> str:
     if value is None:
@@ -81,54 +101,71 @@ def seconds(value: float | None) -> str:
     return f"{value:.1f} s" if value < 100 else f"{int(value) // 60} min {int(value) % 60:02d} s"
 
 
+def state_of(lines: list[Line]) -> str:
+    """done and waiting when all of a group are; else running."""
+    states = {line.state for line in lines}
+    if states <= {"done", "have"}:
+        return "done"
+    return "waiting" if states == {"waiting"} else "running"
+
+
 class Tree:
-    """The live stage tree of a terminal, by seed: bars, time left and tokens a second of what runs."""
+    """The live stage tree of a terminal, by seed: bars, time left and tokens a second of what runs.
+
+    It never grows taller than the terminal: first finished and waiting stages are left out, then whole groups.
+    """
 
     def __init__(self, console: Console) -> None:
-        self.board, self.started = Board(), time.time()
-        self.live = Live(console=console, refresh_per_second=4, get_renderable=self._drawn, redirect_stdout=False)
-
-    def __enter__(self) -> Tree:
-        self.live.start()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.live.stop()
+        self.board, self.started, self.console = Board(), time.time(), console
+        self.live = Live(
+            console=console,
+            refresh_per_second=4,
+            get_renderable=self.drawn,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def __call__(self, event: Event) -> None:
         self.board.hear(event)
 
-    def _drawn(self) -> Group:
-        groups: dict[str, list[Line]] = {}
-        for line in self.board.lines.values():
-            head, _, _ = line.label.rpartition(" / ")
-            groups.setdefault(head, []).append(line)
+    def drawn(self) -> Group:
+        groups, room = self.board.groups(), self.console.height - 2
+        rows: list[list[Any]] = []
+        for detail in ("all", "running", "counts"):
+            rows = [row for head, lines in groups.items() for row in self._group(head, lines, detail)]
+            if len(rows) <= room:
+                break
+        if len(rows) > room:
+            states = [state_of(lines) for lines in groups.values()]
+            kept = [row for row, state in zip(rows, states, strict=False) if state == "running"]
+            rows = kept[: room - 1] + [["", Text(f"{len(groups) - len(kept[: room - 1])} more", "dim")]]
         grid = Table.grid(padding=(0, 1))
-        for head, lines in groups.items():
-            if head and all(line.state in ("waiting", "have", "done") for line in lines):
-                finished = sum(line.state != "waiting" for line in lines)
-                mark = "done" if finished == len(lines) else "waiting"
-                grid.add_row(Text.from_markup(MARKS[mark]), Text(head), Text(f"{finished}/{len(lines)}", "dim"))
-                continue
-            if head:
-                grid.add_row("", Text(head, "bold"))
-            for line in lines:
-                grid.add_row(*self._row(line, indent=bool(head)))
+        for _ in range(4):
+            grid.add_column(no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            grid.add_row(*row)
         took = seconds(time.time() - self.started)
         return Group(grid, Text(f"{self.board.finished}/{len(self.board.lines)} stages, {took}", "dim"))
+
+    def _group(self, head: str, lines: list[Line], detail: str) -> Iterator[list[Any]]:
+        state = state_of(lines)
+        if head or detail == "counts":
+            finished = sum(line.state in ("done", "have") for line in lines)
+            count = Text(f"{finished}/{len(lines)}", "dim")
+            yield [Text.from_markup(MARKS[state]), Text(head or "shared", "bold" * (state == "running")), count]
+        if (head and state != "running") or detail == "counts":
+            return
+        for line in lines:
+            if detail == "all" or line.state not in ("waiting", "done", "have"):
+                yield self._row(line, indent=bool(head))
 
     def _row(self, line: Line, *, indent: bool) -> list[Any]:
         name = Text("  " * indent + line.label.rpartition(" / ")[2])
         mark = Text.from_markup(MARKS.get(line.state, ""))
         if line.state != "running":
             return [mark, name, Text(seconds(line.seconds) if line.seconds else "", "dim")]
-        said = [f"{line.done}/{line.total}"] * bool(line.total) + [f"{line.tokens_per_s:.0f} tokens/s"] * bool(
-            line.tokens_per_s
-        )
-        said += [f"{seconds(line.eta)} left"] * (line.eta is not None)
-        said += [f"loss {line.loss:.3f}"] * (line.loss is not None)
-        bar = ProgressBar(line.total or 1, line.done, width=24) if line.total else Text("...", "dim")
-        return [mark, name, bar, Text(", ".join(said), "dim")]
+        bar = ProgressBar(line.total, line.done, width=BAR) if line.total else Text("...", "dim")
+        return [mark, name, bar, Text(line.said(time.time()), "dim")]
 
 
 class Lines:
@@ -137,13 +174,7 @@ class Lines:
     EVERY_S = 15.0
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream, self.board, self.said = stream, Board(), time.time()
-
-    def __enter__(self) -> Lines:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.stream.flush()
+        self.stream, self.board, self.last = stream, Board(), time.time()
 
     def __call__(self, event: Event) -> None:
         line = self.board.hear(event)
@@ -154,12 +185,11 @@ class Lines:
         elif line and event["event"] == "stage_end" and event["status"] != "cached":
             count = f"({self.board.finished}/{len(self.board.lines)})"
             self._say(f"{event['status']:<6} {line.label}  {seconds(line.seconds)}  {count}")
-        elif line and event["event"] == "progress" and time.time() - self.said > self.EVERY_S:
-            left = f", {seconds(line.eta)} left" if line.eta else ""
-            self._say(f"...    {line.label}  {line.done}/{line.total}, {line.tokens_per_s:.0f} tokens/s{left}")
+        elif line and event["event"] == "progress" and time.time() - self.last > self.EVERY_S:
+            self._say(f"...    {line.label}  {line.said(time.time())}")
 
     def _say(self, text: str) -> None:
-        self.said = time.time()
+        self.last = time.time()
         print(time.strftime("%H:%M:%S"), text, file=self.stream, flush=True)
 
 
@@ -169,21 +199,31 @@ class JsonLines:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.stream.flush()
-
     def __call__(self, event: Event) -> None:
         print(json.dumps(finite(event), default=str), file=self.stream, flush=True)
 
 
-def display(*, as_json: bool) -> Tree | Lines | JsonLines:
-    """The display that fits where stdout goes; it keeps its own copy, so that stages may redirect the original."""
-    import os
+@contextmanager
+def display(*, as_json: bool) -> Iterator[Listener]:
+    """The display that fits where stdout goes.
 
-    stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    if as_json:
-        return JsonLines(stream)
-    return Tree(Console(file=stream)) if sys.stdout.isatty() else Lines(stream)
+    It writes to a copy of stdout; what stages print meanwhile goes to stderr, so that it cannot get between the lines.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    stream = os.fdopen(os.dup(kept), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        if as_json:
+            yield JsonLines(stream)
+        elif stream.isatty():
+            tree = Tree(Console(file=stream))
+            with tree.live:
+                yield tree
+        else:
+            yield Lines(stream)
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        stream.close()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from trimtab.compute import Compute
 from trimtab.errors import JobError
-from trimtab.mistakes import Source, beyond_types, impossible, nearest, worded
+from trimtab.mistakes import Mistake, Source, beyond_types, nearest, worded
+from trimtab.parts import TaskSpec
 from trimtab.pipelines._base import Pipeline
 from trimtab.spec import Spec, methods_in
 
@@ -30,43 +32,60 @@ class Job:
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """Read a job file. Raises JobError with every mistake: place, what is wrong, what is allowed, the nearest name."""
-    raw, source = _read(Path(path))
+    path = Path(path)
+    raw, source = _read(path)
     problems = [problem for text in overrides for problem in _override(raw, text, source)]
-    compute = raw.pop("compute", {})
-    name = raw.pop("name", Path(path).stem)
-    kinds = ", ".join(sorted(PIPELINES))
-    if raw.get("kind") not in PIPELINES:
-        said = f"unknown kind {raw['kind']!r}{nearest(raw['kind'], PIPELINES)}" if "kind" in raw else "kind is missing"
-        raise JobError([*problems, f"{source.place(('kind',))}: {said}; allowed: {kinds}"])
-    pipeline, found = _validated(PIPELINES[raw["kind"]], raw, source, ())
-    place, more = _validated(Compute, compute, source, ("compute",))
-    problems += found + more
-    problems += [f"{source.place(loc)}: {text}" for loc, text in beyond_types(PIPELINES[raw["kind"]], raw)]
-    if pipeline and place:
-        problems += [f"{source.place(loc)}: {text}" for loc, text in impossible(pipeline, place)]
-    if problems:
-        raise JobError(problems)
+    place, found = _validated(Compute, raw.pop("compute", None) or {}, ("compute",))
+    name = raw.pop("name", path.stem)
+    if not isinstance(name, str):
+        found.append((("name",), f"should be text (given: {name!r})"))
+    kind = raw.get("kind")
+    if isinstance(kind, str) and kind in PIPELINES:
+        pipeline, more = _validated(PIPELINES[kind], raw, ())
+        found += [*more, *beyond_types(PIPELINES[kind], raw, place)]
+    else:
+        said = f"unknown kind {kind!r}{nearest(kind, PIPELINES)}" if "kind" in raw else "is missing"
+        found.append((("kind",), f"{said}; allowed: {', '.join(sorted(PIPELINES))}"))
+    if problems or found:
+        raise JobError(problems + source.told(found))
     place = place.model_copy(update={"storage": place.storage.expanduser().resolve()})
-    return Job(str(name), pipeline, place)
+    return Job(re.sub(r"[^\w.-]+", "-", name), pipeline, place)
+
+
+def load_task(source: str, overrides: Sequence[str] = ()) -> TaskSpec:
+    """A task from a source and `field=value` strings. Raises JobError with every mistake."""
+    raw: dict[str, Any] = {"source": source}
+    said = Source("task", None)
+    problems = [problem for text in overrides for problem in _override(raw, text, said)]
+    task, found = _validated(TaskSpec, raw, ())
+    if problems or found:
+        raise JobError(problems + said.told(found))
+    return task
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Source]:
     if not path.is_file():
         there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise JobError(
-            [f"{path}: no such job file{nearest(path.name, there)}" + f"; there: {', '.join(there)}" * bool(there)]
-        )
-    text = path.read_text(encoding="utf-8")
+        ways = f"{nearest(path.name, there)}; there: {', '.join(there)}" if there else ""
+        raise JobError([f"{path}: no such job file{ways}"])
     try:
+        text = path.read_text(encoding="utf-8")
         tree, raw = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise JobError([f"{path}: not YAML: {error}"]) from error
+        twice = [f"{path}:{line}: {key} stands twice" for key, line in _twice(tree, set())]
+        raw = _unshared(raw)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise JobError([f"{path}{line}: not YAML: {error.problem or error.context}"]) from error
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        raise JobError([f"{path}: cannot be read: {error}"]) from error
+    except RecursionError as error:
+        raise JobError([f"{path}: an anchor holds itself, or the nesting is too deep"]) from error
     if not isinstance(raw, dict):
-        raise JobError([f"{path}: a job file is a mapping with the key kind; this is {type(raw).__name__}"])
-    twice = [f"{path}:{line}: {key} stands twice" for key, line in _twice(tree)]
+        found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
+        raise JobError([f"{path}: {found}; a job file is a mapping with the key kind"])
     if twice:
         raise JobError(twice)
-    return _unshared(raw), Source(str(path), tree)
+    return raw, Source(str(path), tree)
 
 
 def _unshared(value: Any) -> Any:
@@ -76,63 +95,69 @@ def _unshared(value: Any) -> Any:
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
-def _twice(node: yaml.Node | None) -> Iterator[tuple[str, int]]:
+def _twice(node: yaml.Node | None, met: set[int]) -> Iterator[tuple[str, int]]:
+    if node is None or id(node) in met:
+        return
+    met.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
                 yield key.value, key.start_mark.line + 1
-            seen.add(key.value)
-            yield from _twice(value)
+            seen.add(key.value if isinstance(key.value, str) else "")
+            yield from _twice(value, met)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            yield from _twice(value)
+            yield from _twice(value, met)
 
 
 def _override(raw: dict[str, Any], text: str, source: Source) -> list[str]:
     """Apply `a.b.0.c=value`; the value is read as YAML. Returns what is wrong with it."""
     path, equals, value = text.partition("=")
-    if not equals or not path:
+    if not equals or not all(path.split(".")):
         return [f"override {text!r}: write it as path.to.field=value"]
-    source.overrides[path] = text
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        return [f"override {text!r}: the value is not YAML: {error}"]
+        said = getattr(error, "problem", None) or str(error)
+        return [f"override {text!r}: the value is not YAML ({said}); put it in quotes"]
     *parents, last = path.split(".")
     node: Any = raw
     for step in parents:
-        if isinstance(node, dict) and isinstance(node.get(step), str) and step == "model":
-            node[step] = {"source": node[step]}
-        node = _step(node, step)
-        if node is None:
-            return [f"override {text!r}: {step!r} is not a mapping or list here"]
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = parsed
-    elif isinstance(node, dict):
-        node[last] = parsed
-    else:
-        return [f"override {text!r}: there is no place {last!r}"]
-    return []
+        problem = _unfit(node, step, text)
+        if problem:
+            return [problem]
+        node = _entered(node, step)
+    problem = _unfit(node, last, text)
+    if not problem:
+        node[int(last) if isinstance(node, list) else last] = parsed
+        source.overrides[path] = text
+    return [problem] if problem else []
 
 
-def _step(node: Any, step: str) -> Any:
-    if isinstance(node, list):
-        return node[int(step)] if step.isdigit() and int(step) < len(node) else None
-    return node.setdefault(step, {}) if isinstance(node, dict) else None
+def _unfit(node: Any, step: str, text: str) -> str | None:
+    """Why an override cannot take this step."""
+    if isinstance(node, dict):
+        return None
+    if not isinstance(node, list):
+        return f"override {text!r}: there is no {step!r} in {node!r}, which is not a mapping or list"
+    if step.isdigit() and int(step) < len(node):
+        return None
+    return f"override {text!r}: {step!r} is no place of this list; its places are 0 to {len(node) - 1}"
 
 
-def _validated(cls: type[Spec], raw: Any, source: Source, base: Loc) -> tuple[Any, list[str]]:
+def _entered(node: Any, step: str) -> Any:
+    """The value one step down: made where there is none, spelled out where a model is only a name."""
+    key = int(step) if isinstance(node, list) else step
+    if isinstance(node, dict) and node.get(key) is None:
+        node[key] = {}
+    if key == "model" and isinstance(node[key], str):
+        node[key] = {"source": node[key]}
+    return node[key]
+
+
+def _validated(cls: type[Spec], raw: Any, base: tuple[str, ...]) -> tuple[Any, list[Mistake]]:
     try:
-        return TypeAdapter(cls).validate_python(raw), []
+        return cls.model_validate(raw), []
     except ValidationError as error:
-        return None, worded(error.errors(), cls, raw, source, base)
-
-
-def nested(overrides: Sequence[str]) -> dict[str, Any]:
-    """`a.b=c` strings as nested fields. Raises JobError."""
-    raw: dict[str, Any] = {}
-    problems = [problem for text in overrides for problem in _override(raw, text, Source("", None))]
-    if problems:
-        raise JobError(problems)
-    return raw
+        return None, worded(error.errors(), cls, raw, base)

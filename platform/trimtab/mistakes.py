@@ -5,20 +5,24 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from trimtab.compute import Compute
 from trimtab.data.sources import source_problem as data_problem
 from trimtab.models.source import source_problem as model_problem
-from trimtab.parts import ModelSpec, Probe, TaskSpec, TrainSpec
+from trimtab.models.source import split_source
+from trimtab.parts import ModelSpec, Probe, TaskSpec, Top, TrainSpec
+from trimtab.run.estimate import whole_size
 from trimtab.spec import Spec
 
 Loc = tuple[str | int, ...]
+Mistake = tuple[Loc, str]
 
 ELSEWHERE = {
     "lr": "learning_rate",
@@ -47,66 +51,100 @@ class Source:
     tree: yaml.Node | None
     overrides: dict[str, str] = field(default_factory=dict)
 
+    def told(self, mistakes: Iterable[Mistake]) -> list[str]:
+        """Mistakes as lines of text; one that an anchor repeats in several places is said once."""
+        paths: dict[tuple[str, Loc, str], list[str]] = {}
+        for loc, text in mistakes:
+            paths.setdefault((self.place(loc), loc[-1:], text), []).append(".".join(map(str, loc)))
+        lines = []
+        for (place, _, text), (first, *rest) in paths.items():
+            same = f" (and in {', '.join(dict.fromkeys(rest))})" if set(rest) - {first} else ""
+            lines.append(": ".join(filter(None, [place, first + same, text])))
+        return lines
+
     def place(self, loc: Loc) -> str:
+        """The override that said it, or file:line."""
         path = ".".join(map(str, loc))
-        for key, text in self.overrides.items():
-            if path == key or path.startswith(key + ".") or key.startswith(path + "."):
-                return f"override {text}: {path}"
-        node, line = self.tree, 1
+        for key, text in reversed(self.overrides.items()):
+            if path == key or path.startswith(key + "."):
+                return f"override {text}"
+        node, line, known = self.tree, 1, True
         for step in loc:
             entry = _child(node, step)
-            if entry is None:
-                break
-            line, node = entry
-        return f"{self.file}:{line}: {path}" if path else f"{self.file}:{line}"
+            known = known and entry is not None
+            line, node = entry or (line, None)
+        within = ", ".join(text for key, text in self.overrides.items() if key.startswith(path + "."))
+        if within and not known:
+            return f"override {within}"
+        place = f"{self.file}:{line}" if self.tree else self.file
+        return place + f" with override {within}" * bool(within)
 
 
 def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | None:
+    """The line and the value of a key or place; a key that came in by `<<` stands where its anchor is."""
     if isinstance(node, yaml.MappingNode):
-        return next(((k.start_mark.line + 1, v) for k, v in node.value if k.value == str(step)), None)
+        for key, value in node.value:
+            if key.value == str(step):
+                return key.start_mark.line + 1, value
+        merged = [value for key, value in node.value if key.value == "<<"]
+        merged = [n for value in merged for n in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+        return next(filter(None, (_child(n, step) for n in merged)), None)
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
         return node.value[step].start_mark.line + 1, node.value[step]
     return None
 
 
-def worded(errors: list[ErrorDetails], cls: type[Spec], raw: Any, source: Source, base: Loc) -> list[str]:
+def worded(errors: list[ErrorDetails], cls: type[Spec], raw: Any, base: Loc) -> list[Mistake]:
     """Pydantic's errors in the user's terms; what several members of a union say of one value is one mistake."""
-    said: dict[str, list[str]] = {}
+    said: dict[Loc, list[str]] = {}
+    given: dict[Loc, str] = {}
     for error in errors:
-        loc = _as_written(error["loc"], raw)
-        said.setdefault(source.place(base + loc), []).append(_said(error, loc, cls, raw))
-    return [f"{place}: {', or '.join(dict.fromkeys(texts))}" for place, texts in said.items()]
+        loc = _as_written(error["loc"], raw) + ("kind",) * (error["type"] == "union_tag_invalid")
+        loc = loc[:-1] if error["type"] == "invalid_key" else loc
+        text = _said(error, loc, cls, raw, base)
+        said[loc] = [*said[loc], text.removeprefix("should be ")] if loc in said else [text]
+        if text.startswith("should be ") and not isinstance(error["input"], dict):
+            given[loc] = f" (given: {error['input']!r})"
+    return [(base + loc, " or ".join(dict.fromkeys(texts)) + given.get(loc, "")) for loc, texts in said.items()]
 
 
-def _said(error: ErrorDetails, loc: Loc, cls: type[Spec], raw: Any) -> str:
+def _said(error: ErrorDetails, loc: Loc, cls: type[Spec], raw: Any, base: Loc) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         fields = sorted(next((found.model_fields for at, found, _ in typed(cls, raw) if at == loc[:-1]), []))
-        return f"unknown key{nearest(str(loc[-1]), fields)}; allowed: {', '.join(fields)}"
+        fields += ["compute", "name"] * (len(loc) == 1 and not base and "kind" in fields)
+        return f"unknown key{nearest(loc[-1], fields)}; allowed: {', '.join(fields)}"
     if kind == "union_tag_invalid":
         tags = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
         return f"unknown kind {context['tag']!r}{nearest(context['tag'], tags)}; allowed: {', '.join(tags)}"
-    if kind == "union_tag_not_found":
-        return "give a kind, as in {kind: NAME}"
+    if kind in ("union_tag_not_found", "model_attributes_type"):
+        return "should be a mapping with a kind, as in {kind: NAME}"
+    if kind in ("model_type", "dict_type"):
+        return "should be a mapping"
+    if kind == "tuple_type":
+        return "should be a list"
     if kind == "missing":
         return "is missing"
-    given = "" if isinstance(error["input"], dict | list) else f" (given: {error['input']!r})"
-    return f"{error['msg'].removeprefix('Value error, ')}{given}"
+    if kind == "invalid_key":
+        return f"the key {error['input']!r} should be text: put it in quotes"
+    return error["msg"].removeprefix("Value error, ").partition(", unable to")[0].replace("Input should", "should")
 
 
 def _as_written(loc: Loc, raw: Any) -> Loc:
     """A pydantic location without the tags of unions: the path through the keys that the user wrote."""
     path: list[str | int] = []
-    node = raw
+    node, tagged = raw, True
     for step in loc:
-        has_step = step in node if isinstance(node, dict) else isinstance(node, list) and isinstance(step, int)
-        if not has_step and isinstance(node, dict) and node.get("kind") == step:
+        is_tag = not tagged and isinstance(node, dict) and node.get("kind") == step
+        tagged = True
+        if is_tag or step == "[key]":
             continue
-        if not has_step and isinstance(node, str | list | int | float) and not isinstance(step, int):
+        has_step = step in node if isinstance(node, dict) else isinstance(node, list) and isinstance(step, int)
+        if not has_step and not isinstance(node, dict | None) and not isinstance(step, int):
             continue
         path.append(step)
         if has_step:
-            node = node[step]
+            node, tagged = node[step], False
     return tuple(path)
 
 
@@ -133,42 +171,64 @@ def typed(annotation: Any, node: Any, loc: Loc = ()) -> Iterator[tuple[Loc, type
             yield from typed(arguments[0], item, (*loc, i))
 
 
-def nearest(name: Any, names: Any) -> str:
-    if name in ELSEWHERE:
+def nearest(name: Any, names: Iterable[str]) -> str:
+    if isinstance(name, str) and name in ELSEWHERE:
         return f"; here it is called {ELSEWHERE[name]}"
-    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def beyond_types(cls: type[Spec], raw: Any) -> Iterator[tuple[Loc, str]]:
-    """Models and data that cannot be found."""
+def beyond_types(cls: type[Spec], raw: dict[str, Any], compute: Compute | None) -> Iterator[Mistake]:
+    """Models and data that cannot be found, and combinations that each part alone allows.
+
+    Looks at every part that is right by itself, whatever is wrong with the others; `compute` is None if that is wrong.
+    """
+    compute = compute or Compute()
+    checks = {ModelSpec: _model, TaskSpec: _task, TrainSpec: _training}
     for loc, found, node in typed(cls, raw):
-        values = {"source": node} if isinstance(node, str) else node if isinstance(node, dict) else {}
-        finders = {ModelSpec: (model_problem, ("source",)), TaskSpec: (data_problem, ("source", "test"))}
-        find, names = finders.get(found, (None, ()))
-        for name in names:
-            if find and isinstance(values.get(name), str) and (problem := find(values[name])):
-                yield (*loc, name), problem
-
-
-def impossible(pipeline: Any, compute: Compute) -> Iterator[tuple[Loc, str]]:
-    """Combinations that each part alone allows."""
-    for loc, spec in _specs(pipeline, ()):
-        if isinstance(spec, TrainSpec) and not isinstance(spec.tune, Probe) and spec.batch_size % compute.workers:
-            yield (*loc, "batch_size"), f"{spec.batch_size} rows cannot be shared by {compute.workers} workers"
-    seeds = getattr(pipeline, "seeds", (0,))
-    if not seeds or len(set(seeds)) < len(seeds):
+        if found in checks:
+            try:
+                part = found.model_validate(node)
+            except ValidationError:
+                continue
+            for name, text in checks[found](part, compute):
+                yield (*loc, name) if isinstance(node, dict) else loc, text
+    seeds, students = raw.get("seeds", [0]), raw.get("students", {"": None})
+    if isinstance(seeds, list) and (not seeds or len({repr(seed) for seed in seeds}) < len(seeds)):
         yield ("seeds",), "give at least one seed, each once"
-    for name in getattr(pipeline, "students", {}):
-        if not name.replace("-", "_").isidentifier():
-            yield ("students", name), "a student's name is letters, digits, - and _"
+    if students == {}:
+        yield ("students",), "give at least one student"
+    for name in students if isinstance(students, dict) else ():
+        if isinstance(name, str) and name and not name.replace("-", "_").isidentifier():
+            yield ("students", name), "a student's name is letters, digits, - and _, a letter first"
+    storage = compute.storage.expanduser().absolute()
+    if not next(p for p in (storage, *storage.parents) if p.exists()).is_dir():
+        yield ("compute", "storage"), f"{storage} is a file or lies below one; give a folder here or in TRIMTAB_STORAGE"
 
 
-def _specs(value: Any, loc: Loc) -> Iterator[tuple[Loc, Spec]]:
-    """Every spec inside a value, with its place."""
-    if isinstance(value, Spec):
-        yield loc, value
-        value = {name: getattr(value, name) for name in type(value).model_fields}
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else ()
-    for key, item in pairs:
-        yield from _specs(item, (*loc, key))
+def _task(task: TaskSpec, compute: Compute) -> Iterator[tuple[str, str]]:
+    for name, source in (("source", task.source), ("test", task.test)):
+        if source is not None and (problem := data_problem(source)):
+            yield name, problem
+
+
+def _model(model: ModelSpec, compute: Compute) -> Iterator[tuple[str, str]]:
+    kind, name = split_source(model.source)
+    if problem := model_problem(model.source):
+        yield "source", problem
+        return
+    if kind == "artifact" and not (compute.artifacts.expanduser() / name / "model" / "config.json").exists():
+        yield "source", f"no model of stage {name!r} under {compute.artifacts}"
+    kept = model.layers if isinstance(model.layers, tuple) else range(model.layers or 1)
+    if not kept or min(kept) < 0 or model.layers == 0:
+        yield "layers", "keep at least one layer; layers are counted from 0"
+    elif (size := whole_size(model)) and max(kept) >= size.layers:
+        yield "layers", f"the model has {size.layers} layers"
+
+
+def _training(spec: TrainSpec, compute: Compute) -> Iterator[tuple[str, str]]:
+    if not isinstance(spec.tune, Probe) and spec.batch_size % compute.workers:
+        yield "batch_size", f"{spec.batch_size} rows cannot be shared by {compute.workers} workers"
+    size = whole_size(spec.model)
+    if isinstance(spec.tune, Top) and spec.model.layers is None and size and spec.tune.layers >= size.layers:
+        yield "tune", f"tune.layers is {spec.tune.layers} but the model has {size.layers}; use kind: full"

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.compute import Compute, default_storage
+from trimtab.compute import default_storage
 from trimtab.environment import settle
-from trimtab.errors import DataError, TrimtabError
-from trimtab.load import Job, load_job
+from trimtab.errors import DataError
+from trimtab.load import Job, load_job, load_task
 from trimtab.run.artifact import Artifact, Node, PlanRunner
-from trimtab.run.estimate import Need, need, preflight, total
+from trimtab.run.estimate import Need, free_here, machine, need, preflight, text_of, total
+from trimtab.run.log import EventLog, Listener, first_event, owner, read_log, run_folders, settle_runs
 
 if TYPE_CHECKING:
     from trimtab.data.doctor import DataReport
     from trimtab.run.track import Synced
 
-Listener = Callable[[dict[str, Any]], None]
+Table = list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class RunResult:
     storage: Path
     report: Path
     metrics: dict[str, float]
-    table: list[list[str]]
+    table: Table
     ran: int
     seconds: float
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str]
 
 
 def check(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -74,20 +74,30 @@ def _laid_out(job: Job) -> tuple[PlanRunner, Artifact]:
     return runner, job.pipeline(runner)
 
 
+def _needed(runner: PlanRunner) -> Need:
+    return total(list(runner.nodes.values()), runner.pending, runner.compute, cpus=os.cpu_count() or 1)
+
+
 def plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
-    """The stage graph of a job, what of it is there, and what the rest needs."""
+    """The stage graph of a job, what of it is there, and what the rest needs. Raises JobError."""
     job = check(path, overrides)
     runner, _ = _laid_out(job)
-    missing = {node.artifact.id for node in runner.pending}
+    nodes = list(runner.nodes.values())
+    text, missing = text_of(nodes), {node.artifact.id for node in runner.pending}
     stages = [
-        PlannedStage(n.artifact.id, n.label, n.artifact.stage, n.artifact.id not in missing, need(n))
-        for n in runner.nodes.values()
+        PlannedStage(n.artifact.id, n.label, n.artifact.stage, n.artifact.id not in missing, need(n, text))
+        for n in nodes
     ]
-    return Plan(job, stages, total(runner.pending, job.compute, os.cpu_count() or 1))
+    return Plan(job, stages, _needed(runner))
 
 
 def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()) -> RunResult:
-    """Run what is missing of a job. Raises JobError, ResourceError, DataError before, StageError while it runs."""
+    """Run what is missing of a job; a run that was killed before is settled first.
+
+    Raises JobError and ResourceError before anything is written, DataError and ModelError before or while a stage
+    reads them, StageError when a stage fails. Whatever is raised, finished stages stay finished, and the run's log
+    ends with what became of it.
+    """
     started = time.monotonic()
     job = check(path, overrides)
     runner, last = _laid_out(job)
@@ -95,8 +105,8 @@ def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[
     run_id, warnings = None, []
     if pending:
         settle(max(1, int(job.compute.cpus_per_worker)))
-        preflight(pending, job.compute)
-        sweep(job.compute)
+        preflight(_needed(runner), job.compute, free=free_here(job.compute))
+        settle_runs(job.compute.storage)
         run_id = f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         warnings = _tracked(job, last, run_id, listeners)
     return RunResult(
@@ -104,7 +114,7 @@ def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[
         storage=job.compute.storage,
         report=last.folder / "report.html",
         metrics=last.metrics(),
-        table=_table(last),
+        table=_table(last.folder),
         ran=len(pending),
         seconds=time.monotonic() - started,
         warnings=warnings,
@@ -112,7 +122,6 @@ def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[
 
 
 def _tracked(job: Job, last: Artifact, run_id: str, listeners: Sequence[Listener]) -> list[str]:
-    from trimtab.run.log import EventLog
     from trimtab.run.track import Tracker, default_uri
 
     folder = job.compute.storage / "runs" / run_id
@@ -136,34 +145,27 @@ def _tracked(job: Job, last: Artifact, run_id: str, listeners: Sequence[Listener
 def _execute(job: Job, run_id: str, log: Listener) -> None:
     from trimtab.versions import commit, versions
 
-    described = {"name": job.name, "kind": job.pipeline.kind, "job": job.pipeline.model_dump(mode="json")}
     sha = commit()
-    log(
-        {"event": "run_start", "run_id": run_id, "commit": sha, "dirty": str(sha).endswith("+"), "versions": versions()}
-        | described
-    )
+    described = {"name": job.name, "kind": job.pipeline.kind, "job": job.pipeline.model_dump(mode="json")}
+    made_by = {"commit": sha, "dirty": str(sha).endswith("+"), "versions": versions(), "owner": owner()}
+    log({"event": "run_start", "run_id": run_id} | made_by | described)
     runner = _runner(job, log)
     job.pipeline(runner)
     missing = {node.artifact.id for node in runner.pending}
     log({"event": "plan", "stages": [_short(n, n.artifact.id not in missing) for n in runner.nodes.values()]})
     for node in runner.nodes.values():
         if node.artifact.ready:
-            record = node.artifact.record()
-            log(
-                {
-                    "event": "stage_end",
-                    "status": "cached",
-                    "seconds": record["seconds"],
-                    "metrics": node.artifact.metrics(),
-                    "path": str(node.artifact.folder),
-                }
-                | node.describe()
-            )
+            log(_cached(node))
     runner.wait()
 
 
 def _short(node: Node, have: bool) -> dict[str, Any]:
     return {"stage_id": node.artifact.id, "label": node.label, "stage": node.artifact.stage, "have": have}
+
+
+def _cached(node: Node) -> dict[str, Any]:
+    was = {"seconds": node.artifact.record()["seconds"], "metrics": node.artifact.metrics()}
+    return {"event": "stage_end", "status": "cached", "path": str(node.artifact.folder)} | was | node.describe()
 
 
 def _runner(job: Job, log: Listener) -> Any:
@@ -176,103 +178,74 @@ def _runner(job: Job, log: Listener) -> Any:
     return RayRunner(job.compute, sink=log)
 
 
-def _table(last: Artifact) -> list[list[str]]:
+def _table(folder: Path) -> Table:
     import json
 
-    path = last.folder / "table.json"
+    path = folder / "table.json"
     return json.loads(path.read_text()) if path.exists() else []
-
-
-def sweep(compute: Compute) -> list[Path]:
-    """Remove half-written folders that processes now dead left on this machine; whole ones are never touched."""
-    removed = []
-    for folder in compute.artifacts.glob(".*-*") if compute.artifacts.is_dir() else []:
-        owner = re.search(r"\.(\d+)-[0-9a-f]{8}$", folder.name)
-        if owner and not Path("/proc", owner[1]).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder)
-    return removed
-
-
-def runs(storage: Path | None = None) -> list[Path]:
-    """The folders of all runs, newest first."""
-    folder = (storage or default_storage()) / "runs"
-    return sorted((p for p in folder.glob("*") if (p / "events.jsonl").exists()), key=lambda p: -p.stat().st_mtime)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A finished run's report."""
+    """A run and, when it is done, its report. `status`: done, failed, interrupted, or running."""
 
     run_id: str
     status: str
     report: Path | None
     metrics: dict[str, float]
-    table: list[list[str]]
+    table: Table
 
 
 def report(run_id: str | None = None, storage: Path | None = None) -> Found:
-    """The report of a run, the newest by default. Raises TrimtabError when there is none."""
-    import json
-
-    folders = {folder.name: folder for folder in runs(storage)}
+    """The report of a run, by default of the one started last. Raises DataError when there is none."""
+    place = storage or default_storage()
+    settle_runs(place)
+    folders = {folder.name: folder for folder in run_folders(place)}
     if not folders or (run_id and run_id not in folders):
         there = ", ".join(list(folders)[:5]) or "none"
-        raise DataError(f"no run {run_id or ''} under {(storage or default_storage()) / 'runs'}; there: {there}")
+        raise DataError(f"no run{f' {run_id}' if run_id else ''} under {place / 'runs'}; there: {there}")
     folder = folders[run_id] if run_id else next(iter(folders.values()))
-    end = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines() if '"run_end"' in line]
-    if not end:
-        return Found(folder.name, "not finished", None, {}, [])
-    page = Path(end[-1]["report"]) if end[-1]["report"] else None
-    table = page.parent / "table.json" if page else None
-    rows = json.loads(table.read_text()) if table and table.exists() else []
-    return Found(folder.name, end[-1]["status"], page, end[-1]["metrics"], rows)
+    end = next((event for event in read_log(folder) if event.get("event") == "run_end"), None)
+    if end is None:
+        who = first_event(folder).get("owner", {})
+        return Found(folder.name, f"running on {who.get('host')}, process {who.get('pid')}", None, {}, [])
+    page = Path(end["report"]) if end["report"] else None
+    return Found(folder.name, end["status"], page, end["metrics"], _table(page.parent) if page else [])
 
 
 def sync(run_id: str | None = None, storage: Path | None = None, uri: str | None = None) -> list[Synced]:
-    """Replay runs into MLflow that it has not heard, or not to the end."""
+    """Replay runs into MLflow that it has not heard, or not to the end. Raises DataError for an unknown run."""
     from trimtab.run.track import sync as replay
 
-    return replay((storage or default_storage()).resolve(), run_id, uri=uri)
-
-
-def data(source: str, **options: Any) -> DataReport:
-    """What a data set looks like to trimtab. Raises DataError when it cannot be read at all."""
-    from trimtab.data.doctor import examine
-    from trimtab.parts import TaskSpec
-
-    return examine(TaskSpec(source=source, **options))
-
-
-def doctor(storage: Path | None = None) -> dict[str, str]:
-    """Versions, devices, cores, memory, disk and Ray's state, for a bug report."""
-    import psutil
-
-    from trimtab.run.estimate import gib
-    from trimtab.versions import commit, versions
-
+    settle()
     place = (storage or default_storage()).resolve()
-    near = next(p for p in (place, *place.parents) if p.exists())
-    found = versions() | {"commit": commit() or "not a checkout", "cores": str(os.cpu_count())}
-    memory = psutil.virtual_memory()
-    found["memory"] = f"{gib(memory.available)} free of {gib(memory.total)}"
-    found["disk"] = f"{gib(shutil.disk_usage(near).free)} free at {place}"
-    found |= _devices()
-    found["ray address"] = os.environ.get("RAY_ADDRESS", "none set; a run starts its own")
-    found["compiler"] = " and ".join(filter(None, [shutil.which("g++"), shutil.which("ninja")])) or "no g++ or ninja"
-    found["mlflow"] = f"{found['mlflow']} at {os.environ.get('MLFLOW_TRACKING_URI', f'sqlite:///{place}/mlflow.db')}"
+    settle_runs(place)
+    return replay(place, run_id, uri=uri)
+
+
+def data(source: str, overrides: Sequence[str] = (), *, quarantine: Path | None = None) -> DataReport:
+    """What a data set looks like to trimtab; rows that cannot be used are written to `quarantine`.
+
+    Raises JobError for wrong task fields, DataError when the data set cannot be read at all.
+    """
+    from trimtab.data.doctor import examine_with_rejected, write_quarantine
+
+    found, rejected = examine_with_rejected(load_task(source, overrides))
+    if quarantine:
+        write_quarantine(rejected, quarantine)
     return found
 
 
-def _devices() -> dict[str, str]:
-    try:
-        import torch
+def doctor(storage: Path | None = None) -> dict[str, str]:
+    """Versions, devices, cores, memory, disk and Ray's state, for a bug report; needs neither storage nor Ray."""
+    from trimtab.run.track import default_uri
+    from trimtab.run.track_words import without_password
+    from trimtab.versions import commit, versions
 
-        from trimtab.models.network import has_fast_bf16
-    except ImportError as error:
-        return {"devices": f"torch cannot be imported: {error}"}
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"devices": ", ".join(gpus) or "cpu", "fast bfloat16": "yes" if has_fast_bf16() else "no"}
-
-
-__all__ = ["TrimtabError", "check", "data", "doctor", "plan", "report", "run", "runs", "sweep", "sync"]
+    settle()
+    place = (storage or default_storage()).expanduser().resolve()
+    found = versions() | {"commit": commit() or "not a checkout"} | machine(place)
+    found["ray address"] = os.environ.get("RAY_ADDRESS", "none set; a run starts its own")
+    found["compiler"] = " and ".join(filter(None, [shutil.which("g++"), shutil.which("ninja")])) or "no g++ or ninja"
+    found["mlflow"] = f"{found['mlflow']} at {without_password(default_uri(place))}"
+    return found

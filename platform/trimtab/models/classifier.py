@@ -79,25 +79,8 @@ class Classifier:
         meter, logits = Meter(len(rows)), torch.empty(len(rows), model.config.num_labels)
         for chosen in batches_by_length([len(row) for row in rows], self.batch):
             padded, mask_BT = left_padded([rows[i] for i in chosen])
-            out = model(**{name: padded.to(model.device)}, attention_mask=mask_BT.to(model.device)).logits
+            inputs = padded.to(model.device, model.dtype if padded.is_floating_point() else None)
+            out = model(**{name: inputs}, attention_mask=mask_BT.to(model.device)).logits
             logits[chosen] = out.float().cpu()
             meter.add(len(chosen), int(mask_BT.sum()))
         return logits
-
-
-def classify(folder: Path, table: list[dict[str, Any]], *, features: Path | None, cache: Path, batch: int) -> Tensor:
-    """logits_NC of every row of a table (id, text), the ranks sharing the work."""
-    import torch
-
-    from trimtab.training.world import world
-
-    ranks = world()
-    mine = ranks.share(list(range(len(table))))
-    states = States(features) if features else None
-    inputs = Inputs([table[i]["id"] for i in mine], [table[i]["text"] for i in mine], states)
-    parts = ranks.gather((mine, Classifier(folder, cache=cache, batch=batch).logits(inputs)))
-    parts = [(rows, logits) for rows, logits in parts if rows]
-    result = torch.empty(len(table), parts[0][1].shape[1])
-    for rows, logits in parts:
-        result[rows] = logits
-    return result

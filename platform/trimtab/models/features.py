@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trimtab.errors import DataError
 from trimtab.parts import FeatureSpec
 
 if TYPE_CHECKING:
@@ -31,10 +32,15 @@ def batches_by_length(lengths: list[int], size: int) -> list[list[int]]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[Tensor]:
+    """ids_T of each text, at least one. Trailing padding tokens are cut: heads read the last token before them."""
     import torch
 
-    ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-    return [torch.tensor(row, dtype=torch.long) for row in ids]
+    rows = []
+    for ids in tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]:
+        while len(ids) > 1 and ids[-1] == tokenizer.pad_token_id:
+            ids.pop()
+        rows.append(torch.tensor(ids or [tokenizer.pad_token_id]))
+    return rows
 
 
 def compute_states(
@@ -68,8 +74,8 @@ def _kept(state_TD: Tensor, spec: FeatureSpec) -> Tensor:
     return (state_TD[-1] if spec.pool == "last" else state_TD.float().mean(0)).clone()
 
 
-def write_states(folder: Path, ids: list[str], states: list[Tensor]) -> None:
-    """states.safetensors (rows one after the other) and index.json (id -> first, length)."""
+def write_states(folder: Path, ids: list[str], states: list[Tensor], *, part: int = 0) -> None:
+    """One part of a table's states: PART.safetensors (rows one after the other), PART.json (id -> first, length)."""
     import torch
     from safetensors.torch import save_file
 
@@ -78,25 +84,32 @@ def write_states(folder: Path, ids: list[str], states: list[Tensor]) -> None:
     for row_id, row in zip(ids, rows, strict=True):
         index[row_id] = (first, len(row))
         first += len(row)
-    save_file({"states": torch.cat(rows)}, folder / "states.safetensors")
-    (folder / "index.json").write_text(json.dumps(index))
+    if rows:
+        save_file({"states": torch.cat(rows)}, folder / f"{part}.safetensors")
+        (folder / f"{part}.json").write_text(json.dumps(index))
 
 
 class States:
-    """Stored states, by row id."""
+    """Stored states, by row id; mapped from disk, not held in memory."""
 
     def __init__(self, folder: Path) -> None:
         from safetensors.torch import load_file
 
-        self.index: dict[str, list[int]] = json.loads((folder / "index.json").read_text())
-        self.states = load_file(folder / "states.safetensors")["states"]
+        self.folder = folder
+        self.place: dict[str, Tensor] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            states = load_file(file)["states"]
+            index = json.loads(file.with_suffix(".json").read_text())
+            self.place |= {row_id: states[first : first + length] for row_id, (first, length) in index.items()}
 
     def rows(self, ids: list[str]) -> list[Tensor]:
-        """states_TD of each id."""
-        return [self.states[first : first + length] for first, length in (self.index[i] for i in ids)]
+        """states_TD of each id. Raises DataError for one that is not stored."""
+        if missing := [i for i in ids if i not in self.place]:
+            raise DataError(f"{self.folder} has no states of {len(missing)} rows, {missing[0]} the first")
+        return [self.place[i] for i in ids]
 
     def matrix(self, ids: list[str]) -> Tensor:
         """states_ND in float32, for states of one vector a row."""
         import torch
 
-        return self.states[torch.tensor([self.index[i][0] for i in ids])].float()
+        return torch.cat(self.rows(ids)).float()

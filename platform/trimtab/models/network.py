@@ -38,21 +38,23 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def device() -> torch.device:
-    import os
-
+    """This process's GPU (whoever started the ranks chose it), or the CPU."""
     import torch
 
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding on the left so that the last position is always a row's last token."""
+    """The tokenizer, padding on the left so that the last position is always a row's last token.
+
+    Raises ModelError when it knows neither a padding nor an end token.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"the tokenizer in {folder} has neither pad_token nor eos_token; set one and save it again")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -70,7 +72,7 @@ def load_network(spec: ModelSpec, cache: Path, n_classes: int | None = None) -> 
         model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
     else:
         model = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, num_labels=n_classes, **options
+            folder, use_safetensors=True, num_labels=n_classes, ignore_mismatched_sizes=True, **options
         )
         for weight in _head(model).parameters():
             weight.data.zero_()
@@ -83,7 +85,7 @@ def load_network(spec: ModelSpec, cache: Path, n_classes: int | None = None) -> 
 
 def suit_attention(model: PreTrainedModel, longest: int) -> None:
     """On a CPU the plain kernel is the faster one for short rows, above all backwards (bench/attention.py)."""
-    if not next(model.parameters()).is_cuda and longest <= SHORT:
+    if device().type == "cpu" and longest <= SHORT:
         model.set_attn_implementation("eager")
 
 
@@ -108,7 +110,7 @@ def keep_layers(model: PreTrainedModel, kept: list[int]) -> list[nn.Module]:
 
     body = decoder(model)
     layers = list(body.layers)
-    if not kept or max(kept) >= len(layers):
+    if not kept or len(set(kept)) < len(kept) or not set(kept) <= set(range(len(layers))):
         raise ModelError(f"{model.config.model_type} has layers 0 to {len(layers) - 1}; asked to keep {kept}")
     body.layers = nn.ModuleList([layers[i] for i in kept])
     model.config.num_hidden_layers = len(kept)
@@ -150,7 +152,7 @@ class Halves:
 
 def save_network(model: PreTrainedModel, folder: Path, *, base: Path, card: dict[str, Any]) -> None:
     """A folder that from_pretrained accepts: safetensors, tokenizer, model card, and what trimtab must know."""
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)
     write_card(folder, card)
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import shutil
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 Event = dict[str, Any]
+Listener = Callable[[Event], None]
 LOG = "events.jsonl"
+LAST_BYTES = 1 << 16
 
 
 class EventLog:
-    """Appends events to the run's log, one JSON object a line, and passes them on; any thread may speak."""
+    """Appends events to the run's log, one JSON object a line, and passes them on; any thread may speak.
 
-    def __init__(self, folder: Path, listeners: Iterable[Callable[[Event], None]] = ()) -> None:
+    A listener whose reader has gone away (a closed pipe) is not told any more: the run goes on.
+    """
+
+    def __init__(self, folder: Path, listeners: Iterable[Listener] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.listeners = folder, list(listeners)
         self._lock = threading.Lock()
@@ -29,8 +38,11 @@ class EventLog:
             if not self._file.closed:
                 self._file.write(json.dumps(finite(event), default=str) + "\n")
                 self._file.flush()
-            for listener in self.listeners:
-                listener(event)
+            for listener in list(self.listeners):
+                try:
+                    listener(event)
+                except BrokenPipeError:
+                    self.listeners.remove(listener)
 
     def close(self) -> None:
         with self._lock:
@@ -44,3 +56,77 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def read_log(folder: Path) -> Iterator[Event]:
+    """The events of a run; a line that its writer did not finish is left out."""
+    for line in (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines():
+        yield from _parsed(line)
+
+
+def _parsed(line: str) -> Iterator[Event]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return
+    if isinstance(event, dict):
+        yield event
+
+
+def first_event(folder: Path) -> Event:
+    """What a run said first: who it is; empty where it came to say nothing."""
+    with (folder / LOG).open(encoding="utf-8", errors="replace") as log:
+        return next(_parsed(log.readline()), {})
+
+
+def run_folders(storage: Path) -> list[Path]:
+    """The folders of all runs, the one started last first."""
+    folders = [log.parent for log in (storage / "runs").glob(f"*/{LOG}")]
+    return sorted(folders, key=lambda folder: -first_event(folder).get("time", 0.0))
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the log says how the run ended, which it does in its last line."""
+    with (folder / LOG).open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_BYTES))
+        return b'"event": "run_end"' in log.read()
+
+
+def owner() -> dict[str, Any]:
+    """This process, so that another can tell later whether it still lives."""
+    import psutil
+
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": psutil.Process().create_time()}
+
+
+def is_gone(who: dict[str, Any]) -> bool:
+    """Whether a process of this machine has ended; of other machines nothing is known."""
+    import psutil
+
+    if who.get("host") != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(who["pid"]).create_time() - who["born"]) > 1
+    except psutil.Error:
+        return True
+
+
+def settle_runs(storage: Path) -> list[str]:
+    """End the logs of runs whose process was killed, and remove the half-written folders it left; their run ids.
+
+    Finished stages are never touched. A run of another machine is left alone.
+    """
+    settled = []
+    for folder in run_folders(storage):
+        who = first_event(folder).get("owner", {})
+        if has_ended(folder) or not is_gone(who):
+            continue
+        for aside in (storage / "artifacts").glob(".*"):
+            if re.search(rf"\.{who['pid']}-[0-9a-f]{{8}}$", aside.name):
+                shutil.rmtree(aside, ignore_errors=True)
+        end = {"time": time.time(), "event": "run_end", "status": "interrupted", "metrics": {}, "report": None}
+        with (folder / LOG).open("r+b") as log:
+            whole = log.read().endswith(b"\n")
+            log.write(b"\n" * (not whole) + json.dumps(end).encode() + b"\n")
+        settled.append(folder.name)
+    return settled

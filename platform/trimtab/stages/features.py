@@ -12,7 +12,7 @@ from trimtab.stages.prepare import ROWS
 
 @stage(version=1, on="workers")
 def features(spec: FeatureSpec, out: Path, *, compute: Compute, rows: Path) -> Metrics:
-    """One state_D or states_TD a row; ranks share the rows, rank 0 writes."""
+    """One state_D or states_TD a row; ranks share the rows, and each writes its own."""
     from trimtab.data.tables import read_jsonl
     from trimtab.models.features import compute_states, encode, write_states
     from trimtab.models.network import decoder, keep_layers, load_network, load_tokenizer
@@ -30,8 +30,5 @@ def features(spec: FeatureSpec, out: Path, *, compute: Compute, rows: Path) -> M
         keep_layers(model, list(range(len(decoder(model).layers) - spec.without_top)))
     tick = Meter(len(mine)).add
     states = compute_states(model, [encoded[i] for i in mine], spec, batch=compute.inference_batch, tick=tick)
-    parts = ranks.gather(list(zip([table[i]["id"] for i in mine], states, strict=True)))
-    if ranks.first:
-        pairs = [pair for part in parts for pair in part]
-        write_states(out, [row_id for row_id, _ in pairs], [state for _, state in pairs])
+    write_states(out, [table[i]["id"] for i in mine], states, part=ranks.rank)
     return {"rows": len(table), "tokens": sum(len(row) for row in encoded)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from trimtab.compute import Compute
 from trimtab.parts import LabelSpec
 from trimtab.stages._base import Metrics, stage
-from trimtab.stages.evaluate import OWN_ROWS
+from trimtab.stages.evaluate import OWN_ROWS, classify
 from trimtab.stages.prepare import ROWS
 from trimtab.stages.train import TRAINED_ON
 
@@ -20,12 +20,11 @@ def label(
 
     A row that the model was itself trained on says so in label_source: its label may be remembered, not judged.
     """
-    from trimtab.data.tables import read_jsonl, write_jsonl
-    from trimtab.models.classifier import classify
+    from trimtab.data.tables import WeakLabel, read_jsonl, write_jsonl
     from trimtab.training.world import world
 
     table = read_jsonl(data / ROWS)
-    logits_NC = classify(model, table, features=features, cache=compute.cache, batch=compute.inference_batch)
+    logits_NC = classify(model, table, features=features, compute=compute)
     soft_NC = (logits_NC / spec.temperature).softmax(-1)
     confidence_N, hard_N = soft_NC.max(-1)
     trained_on = set((model / TRAINED_ON).read_text().splitlines())
@@ -33,15 +32,15 @@ def label(
         write_jsonl(
             out / ROWS,
             [
-                {
-                    "id": row["id"],
-                    "text": row["text"],
-                    "soft_label": [round(p, 7) for p in soft],
-                    "hard_label": hard,
-                    "weak_model": model.name,
-                    "weak_confidence": round(confidence, 7),
-                    "label_source": OWN_ROWS if row["id"] in trained_on else "weak",
-                }
+                WeakLabel(
+                    id=row["id"],
+                    text=row["text"],
+                    soft_label=[round(p, 7) for p in soft],
+                    hard_label=hard,
+                    weak_model=model.name,
+                    weak_confidence=round(confidence, 7),
+                    label_source=OWN_ROWS if row["id"] in trained_on else "weak",
+                )
                 for row, soft, hard, confidence in zip(
                     table, soft_NC.tolist(), hard_N.tolist(), confidence_N.tolist(), strict=True
                 )

@@ -91,7 +91,7 @@ def _collect(spec: Spec, found: Parts, predictions: dict[str, Any], boot: Bootst
 
     return ReportData(
         title=f"{spec.kind}: {spec.task.source}",
-        job_file=yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
+        job_file=yaml.safe_dump(as_written(spec), sort_keys=False),
         versions=versions(),
         commit=commit(),
         created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -102,6 +102,17 @@ def _collect(spec: Spec, found: Parts, predictions: dict[str, Any], boot: Bootst
         label_quality=_label_quality(found),
         level=spec.report.level,
     )
+
+
+def as_written(value: Any) -> Any:
+    """A spec as a job file would say it: what differs from the defaults, and every kind."""
+    if isinstance(value, Spec):
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        defaults = {name: field.get_default() for name, field in type(value).model_fields.items()}
+        return {name: as_written(v) for name, v in fields.items() if name == "kind" or v != defaults[name]}
+    if isinstance(value, dict):
+        return {key: as_written(item) for key, item in value.items()}
+    return [as_written(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _model(name: str, found: Parts, predictions: dict[str, Any], boot: Bootstrap) -> ModelResult:

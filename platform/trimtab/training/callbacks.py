@@ -8,14 +8,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from trimtab import progress
-from trimtab.training.curves import write_curve
+from trimtab.training.curves import WATCHED, write_curve
 
-_NAMES = {
-    "eval_weak_agreement": "eval_agreement",
-    "eval_weak_loss": "eval_loss",
-    "eval_oracle_agreement": "oracle/accuracy",
-}
-_DROPPED = ("_runtime", "_per_second", "total_flos", "train_loss", "eval_oracle_loss", "epoch", "num_input_tokens_seen")
+_SAID = ("loss", "grad_norm", "learning_rate")
 
 
 class Speak(TrainerCallback):
@@ -29,8 +24,15 @@ class Speak(TrainerCallback):
         self.meter = self.meter or progress.Meter(state.max_steps)
         tokens, self.trainer.tokens = self.trainer.tokens, 0
         self.meter.add(1, tokens)
+        if state.global_step == state.max_steps:
+            control.should_log, control.should_evaluate = True, bool(self.trainer.eval_dataset)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        values = {_NAMES.get(k, k): v for k, v in (logs or {}).items() if not k.endswith(_DROPPED)}
+        said = {WATCHED.get(name, name): value for name, value in (logs or {}).items()}
+        values = {
+            name: value
+            for name, value in said.items()
+            if name in _SAID or name in WATCHED.values() or name.startswith("objective/")
+        }
         if values and state.is_world_process_zero:
             write_curve(self.out, state.global_step, values)

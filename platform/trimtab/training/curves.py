@@ -8,6 +8,13 @@ from pathlib import Path
 from trimtab import progress
 
 CURVES = "metrics.jsonl"
+WATCHED = {
+    "eval_weak_agreement": "eval_agreement",
+    "eval_weak_cross_entropy": "eval_loss",
+    "eval_oracle_agreement": "oracle/accuracy",
+}
+"""What is measured on rows held out (against their labels) and on oracle rows (against the truth), as it is logged."""
+
 Point = tuple[int, dict[str, float]]
 
 

@@ -7,123 +7,70 @@ desk hands out the interrupted stage again.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import threading
 import traceback
+import uuid
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from trimtab import progress
+from trimtab import errors, progress
 from trimtab.compute import Compute
-from trimtab.errors import StageError
 from trimtab.run_log import LOG, logged_to
+from trimtab.training.desk import Desk, End
+from trimtab.training.world import world
 
-
-class Desk:
-    """Where the driver leaves stages and workers fetch them (an async Ray actor)."""
-
-    def __init__(self, groups: int, workers: int) -> None:
-        self.workers, self.closed = workers, False
-        self.tasks: list[tuple[int, dict[str, Any] | None]] = [(-1, None)] * groups
-        self.ends: list[dict[int, Any]] = [{} for _ in range(groups)]
-        self.events: list[dict[str, Any]] = []
-        self.changed = asyncio.Condition()
-
-    async def _change(self) -> None:
-        async with self.changed:
-            self.changed.notify_all()
-
-    async def give(self, group: int, task: dict[str, Any]) -> None:
-        """The next stage of a group."""
-        self.tasks[group], self.ends[group] = (self.tasks[group][0] + 1, task), {}
-        await self._change()
-
-    async def next(self, group: int, rank: int, after: int) -> tuple[int, dict[str, Any]] | None:
-        """The stage to run after number `after`; a fresh worker (-1) gets the unfinished one again. None: go home."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: self.closed or self._waiting(group, rank, after))
-        if self.closed:
-            return None
-        number, task = self.tasks[group]
-        return number, dict(task, attempt=task["attempts"].setdefault(rank, 0))
-
-    def _waiting(self, group: int, rank: int, after: int) -> bool:
-        number, task = self.tasks[group]
-        return task is not None and number > after and len(self.ends[group]) < self.workers
-
-    async def begun(self, group: int, rank: int) -> None:
-        """A worker entered its loop, for the first time or again: what its group had ended counts no more."""
-        self.ends[group].pop(rank, None)
-        task = self.tasks[group][1]
-        if task is not None and rank in task["attempts"]:
-            task["attempts"][rank] += 1
-
-    async def end(self, group: int, rank: int, number: int, result: Any) -> None:
-        if number == self.tasks[group][0]:
-            self.ends[group][rank] = result
-            await self._change()
-
-    async def outcome(self, group: int) -> list[Any]:
-        """What each rank of the group's stage returned, when all have, or the first that failed."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: self._over(group))
-        return [self.ends[group][rank] for rank in sorted(self.ends[group])]
-
-    def _over(self, group: int) -> bool:
-        ends = self.ends[group].values()
-        return len(ends) == self.workers or any("error" in end for end in ends)
-
-    async def say(self, event: dict[str, Any]) -> None:
-        self.events.append(event)
-
-    async def said(self) -> list[dict[str, Any]]:
-        events, self.events = self.events, []
-        return events
-
-    async def close(self) -> None:
-        self.closed = True
-        await self._change()
+__all__ = ["Desk", "Group", "gpus_per_worker"]
 
 
 def serve(config: dict[str, Any]) -> None:
-    """What every worker of a group does: stages from the desk until it says to go home."""
+    """What every worker of a group does: stages from the desk, for as long as the group lives."""
     import torch
-    from ray import train as ray_train
 
-    context = ray_train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    os.chdir(config["cwd"])
+    if os.path.isdir(config["cwd"]):
+        os.chdir(config["cwd"])
     torch.set_num_threads(config["threads"])
     desk, group, done = config["desk"], config["group"], -1
-    ray.get(desk.begun.remote(group, rank))
-    while (got := ray.get(desk.next.remote(group, rank, done))) is not None:
-        done, task = got
-        result = _run(task, rank, desk)
-        ray.get(desk.end.remote(group, rank, done, result))
-        if "error" in result and size > 1:
-            raise StageError(result["error"])
+    ranks = world()
+    life = ranks.gather(uuid.uuid4().hex)[0]
+    ray.get(desk.begin.remote(group, life))
+    while True:
+        done, task = ray.get(desk.next.remote(group, life, done))
+        end = _run(task, desk)
+        ray.get(desk.end.remote(group, ranks.rank, ticket=task["ticket"], end=end))
+        if end.error and ranks.size > 1:
+            raise errors.StageError(f"{end.kind}: {end.error}")
 
 
-def _run(task: dict[str, Any], rank: int, desk: Any) -> dict[str, Any]:
-    out = Path(task["out"])
-    if rank == 0 and task["attempt"]:
-        for left in out.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+def _run(task: dict[str, Any], desk: Any) -> End:
+    ranks, out = world(), Path(task["out"])
+    if task["attempt"]:
+        _clear(out)
 
     def say(event: dict[str, Any]) -> None:
         desk.say.remote({"stage_id": task["stage_id"], **event})
 
-    with progress.listening(say if rank == 0 else lambda event: None):
-        with logged_to(out / (LOG if rank == 0 else f"rank{rank}.{LOG}")):
+    with progress.listening(say if ranks.first else lambda event: None):
+        with logged_to(out / (LOG if ranks.first else f"rank{ranks.rank}.{LOG}")):
             try:
-                return {"metrics": task["stage"](task["spec"], out, compute=task["compute"], **task["arguments"])}
-            except Exception as error:
+                return End(task["stage"](task["spec"], out, compute=task["compute"], **task["arguments"]))
+            except Exception as error:  # noqa: BLE001
                 traceback.print_exc()
-                return {"error": f"{type(error).__name__}: {error}"}
+                return End.failed(error)
+
+
+def _clear(out: Path) -> None:
+    """Rank 0 removes what an interrupted attempt left, but for the logs; the others wait."""
+    ranks = world()
+    for left in out.iterdir() if ranks.first else ():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif not left.name.endswith(LOG):
+            left.unlink()
+    ranks.gather(None)
 
 
 class Group:
@@ -152,28 +99,32 @@ class Group:
                     num_workers=compute.workers, use_gpu="GPU" in resources, resources_per_worker=resources
                 ),
                 run_config=RunConfig(
-                    name=f"group-{os.getpid()}-{self.number}",
+                    name=f"group-{self.number}-{uuid.uuid4().hex[:8]}",
                     storage_path=str((compute.storage / "ray").resolve()),
                     failure_config=failures,
                 ),
             ).fit()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             self.failure = error
 
     def run(self, task: dict[str, Any]) -> dict[str, float]:
-        """Run a stage on this group and wait. Raises StageError when it fails or the group is gone."""
-        ray.get(self.desk.give.remote(self.number, task | {"attempts": {}, "compute": self.compute}))
+        """Run a stage on this group and wait; what rank 0 returned.
+
+        Raises the stage's own TrimtabError, or ChildProcessError when it failed otherwise or the workers are gone.
+        """
+        ray.get(self.desk.give.remote(self.number, task | {"compute": self.compute}))
         outcome = self.desk.outcome.remote(self.number)
         while not ray.wait([outcome], timeout=1.0)[0]:
             if self.stopping:
-                raise StageError("it was stopped")
-            if not self.thread.is_alive():
-                raise StageError(f"its workers died: {self.failure or 'the group ended early'}")
-        ends = ray.get(outcome)
-        errors = [end["error"] for end in ends if "error" in end]
-        if errors:
-            raise StageError(errors[0])
-        return ends[0]["metrics"]
+                raise errors.StageError("it was stopped")
+            if not self.thread.is_alive() and not ray.wait([outcome], timeout=1.0)[0]:
+                said = ray.get(self.desk.trouble.remote(self.number)) or self.failure or "the group ended early"
+                raise ChildProcessError(f"its workers died: {said}")
+        end = ray.get(outcome)
+        if end.error is None:
+            return end.metrics
+        own = getattr(errors, end.kind, None)
+        raise own(end.error) if own else ChildProcessError(f"{end.kind}: {end.error}")
 
     def stop(self) -> None:
         """Let go of a stage that waits."""

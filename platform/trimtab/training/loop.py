@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import gc
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from trimtab.compute import Compute
-from trimtab.errors import DataError
-from trimtab.models.features import left_padded
+from trimtab.errors import DataError, StageError
 from trimtab.models.network import Halves, load_network, save_network, suit_attention, torch_dtype
 from trimtab.models.source import model_folder
 from trimtab.parts import LoRA, Top, TrainSpec
 from trimtab.training.callbacks import Speak
+from trimtab.training.rows import Labelled, collate, watched
 from trimtab.training.trainers import LabelTrainer
 from trimtab.training.world import join, world
 from trimtab.training.zero import batching, deepspeed_config
@@ -26,66 +24,82 @@ from trimtab.training.zero import batching, deepspeed_config
 EVALUATIONS = 8
 
 
-@dataclass(frozen=True)
-class Labelled(Dataset):
-    """Rows ready for a model: ids_T (or states_TD of a frozen trunk) with probabilities_C."""
-
-    rows: list[Tensor]
-    weak_NC: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> tuple[int, Tensor, Tensor]:
-        return i, self.rows[i], self.weak_NC[i]
-
-    def only(self, chosen: list[int]) -> Labelled:
-        return Labelled([self.rows[i] for i in chosen], self.weak_NC[chosen])
-
-
-def collate(items: list[tuple[int, Tensor, Tensor]]) -> dict[str, Tensor]:
-    rows, mask_BT = left_padded([row for _, row, _ in items])
-    name = "input_ids" if rows.ndim == 2 else "inputs_embeds"
-    weak_BC = torch.stack([weak for _, _, weak in items])
-    return {name: rows, "attention_mask": mask_BT, "weak": weak_BC, "row": torch.tensor([i for i, _, _ in items])}
-
-
 def train_network(
     spec: TrainSpec, out: Path, *, compute: Compute, data: Labelled, held: dict[str, Labelled]
 ) -> dict[str, float]:
     """Train, save the model to out/model, return what was measured. `held` is watched and steers nothing.
 
-    Raises DataError when there are fewer rows than one batch.
+    Raises DataError when there are fewer rows than one batch, StageError when the loss or a weight is not finite.
     """
     if len(data) < spec.batch_size:
         raise DataError(f"{len(data)} rows to train on but batch_size is {spec.batch_size}: lower it or add rows")
     join()
-    set_seed(spec.seed)
-    model = load_network(spec.model, compute.cache, n_classes=data.weak_NC.shape[1])
-    suit_attention(model, max(map(len, data.rows)))
-    halves = Halves(model, spec.tune.layers) if isinstance(spec.tune, Top) else None
-    trained = _with_adapters(model, spec.tune) if isinstance(spec.tune, LoRA) else model
+    n_classes = data.weak_NC.shape[1]
+    try:
+        network = Network(spec, compute, n_classes)
+        suit_attention(network.model, max(map(len, data.rows)))
+        trainer = _trainer(network, out, data=data, held=held)
+        result = trainer.train()
+        spread = trainer.accelerator.get_state_dict(trainer.model_wrapped) if compute.zero_stage == 3 else None
+        steps = trainer.state.global_step
+        del trainer
+    finally:
+        unset_hf_deepspeed_config()
+        _let_go()
+    if world().first:
+        if spread is not None:
+            network = Network(spec, compute, n_classes)
+            network.model.load_state_dict(spread)
+        network.save(out)
+    return {
+        "train/loss": result.training_loss,
+        "train/rows": len(data),
+        "train/steps": steps,
+        "train/seconds": result.metrics["train_runtime"],
+    }
+
+
+class Network:
+    """What is trained: a network as its spec's `tune` leaves it, and how it becomes whole again."""
+
+    def __init__(self, spec: TrainSpec, compute: Compute, n_classes: int) -> None:
+        set_seed(spec.seed)
+        self.spec, self.compute, self.n_classes = spec, compute, n_classes
+        self.model: Any = load_network(spec.model, compute.cache, n_classes=n_classes)
+        self.halves = Halves(self.model, spec.tune.layers) if isinstance(spec.tune, Top) else None
+        if isinstance(spec.tune, LoRA):
+            self.model = _with_adapters(self.model, spec.tune)
+
+    def save(self, out: Path) -> None:
+        """out/model, with adapters merged and halves joined; the adapters beside it in out/adapter."""
+        for name, weight in self.model.named_parameters():
+            if not weight.isfinite().all():
+                raise StageError(f"{name} is not finite after the last step; lower learning_rate")
+        model = self.model.cpu()
+        if isinstance(self.spec.tune, LoRA):
+            model.save_pretrained(out / "adapter")
+            model = model.merge_and_unload()
+        whole: PreTrainedModel = self.halves.join() if self.halves else model
+        base = model_folder(self.spec.model.source, self.compute.cache, revision=self.spec.model.revision)
+        card = {"n_classes": self.n_classes, "spec": self.spec.model_dump(mode="json")}
+        save_network(whole, out / "model", base=base, card=card)
+
+
+def _trainer(network: Network, out: Path, *, data: Labelled, held: dict[str, Labelled]) -> LabelTrainer:
+    spec = network.spec
     trainer = LabelTrainer(
-        model=trained,
-        args=_arguments(spec, out, compute=compute, rows=len(data), evaluates=bool(held)),
+        model=network.model,
+        args=_arguments(spec, out, compute=network.compute, rows=len(data), evaluates=bool(held)),
         train_dataset=data,
         eval_dataset=held or None,
         data_collator=collate,
-        compute_metrics=_agreement,
+        compute_metrics=lambda found: watched(torch.tensor(found.predictions), torch.tensor(found.label_ids)),
         objective=spec.objective,
         batch_size=spec.batch_size,
         head_lr_scale=spec.head_lr_scale,
     )
     trainer.add_callback(Speak(out, trainer))
-    result = trainer.train()
-    unset_hf_deepspeed_config()
-    _save(trainer, spec, out, compute=compute, halves=halves, n_classes=data.weak_NC.shape[1])
-    return {
-        "train/loss": result.training_loss,
-        "train/rows": len(data),
-        "train/steps": trainer.state.global_step,
-        "train/seconds": result.metrics["train_runtime"],
-    }
+    return trainer
 
 
 def _arguments(spec: TrainSpec, out: Path, *, compute: Compute, rows: int, evaluates: bool) -> TrainingArguments:
@@ -93,7 +107,7 @@ def _arguments(spec: TrainSpec, out: Path, *, compute: Compute, rows: int, evalu
     steps = max(1, round(rows // spec.batch_size * spec.num_train_epochs))
     bf16 = torch_dtype(spec.model.dtype) == torch.bfloat16
     return TrainingArguments(
-        output_dir=str(out / "trainer"),
+        output_dir=str(out),
         max_steps=steps,
         per_device_train_batch_size=batch.micro,
         per_device_eval_batch_size=compute.inference_batch,
@@ -120,10 +134,6 @@ def _arguments(spec: TrainSpec, out: Path, *, compute: Compute, rows: int, evalu
     )
 
 
-def _agreement(prediction: Any) -> dict[str, float]:
-    return {"agreement": float((prediction.predictions.argmax(-1) == prediction.label_ids.argmax(-1)).mean())}
-
-
 def _with_adapters(model: PreTrainedModel, tune: LoRA) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -140,35 +150,8 @@ def _with_adapters(model: PreTrainedModel, tune: LoRA) -> Any:
     )
 
 
-def _save(
-    trainer: LabelTrainer, spec: TrainSpec, out: Path, *, compute: Compute, halves: Halves | None, n_classes: int
-) -> None:
-    """The whole network (adapters merged, halves joined) on rank 0; every rank helps to gather ZeRO-3 weights."""
-    if compute.zero_stage == 3:
-        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        if not world().first:
-            return
-        trainer.model = _rebuilt(spec, compute, weights, n_classes)
-        halves = None
-    if not world().first:
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if isinstance(spec.tune, LoRA):
-        model.save_pretrained(out / "adapter")
-        model = model.merge_and_unload()
-    whole = halves.join() if halves else model
-    base = model_folder(spec.model.source, compute.cache, revision=spec.model.revision)
-    save_network(whole, out / "model", base=base, card={"n_classes": n_classes, "spec": spec.model_dump(mode="json")})
-
-
-def _rebuilt(spec: TrainSpec, compute: Compute, weights: dict[str, Tensor], n_classes: int) -> Any:
-    """The trained network again, from the weights that ZeRO-3 had spread over the ranks."""
-    model = load_network(spec.model, compute.cache, n_classes=n_classes)
-    if isinstance(spec.tune, Top):
-        halves = Halves(model, spec.tune.layers)
-        model.load_state_dict(weights, strict=False)
-        return halves.join()
-    if isinstance(spec.tune, LoRA):
-        model = _with_adapters(model, spec.tune)
-    model.load_state_dict(weights, strict=False)
-    return model
+def _let_go() -> None:
+    """Free what a training held: a group's process runs many, one after the other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +41,22 @@ class WholeBatches(Sampler[int]):
         yield from torch.randperm(self.rows, generator=generator)[: self.used].tolist()
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Rows without gradient: their places in the data set, what the model says, what the labels say."""
+
+    row_N: Tensor
+    logits_NC: Tensor
+    weak_NC: Tensor
+
+    def __getitem__(self, chosen: Any) -> Seen:
+        return Seen(self.row_N[chosen], self.logits_NC[chosen], self.weak_NC[chosen])
+
+    @staticmethod
+    def joined(parts: list[Seen]) -> Seen:
+        return Seen(*(torch.cat([getattr(p, name) for p in parts]) for name in ("row_N", "logits_NC", "weak_NC")))
+
+
 class LabelTrainer(Trainer):
     """Trains a classifier with one of our objectives; the loss and its statistics are those of the whole batch."""
 
@@ -49,9 +65,8 @@ class LabelTrainer(Trainer):
         self.objective, self.batch_size, self.head_lr_scale = objective, batch_size, head_lr_scale
         self.loss_is_scaled_for_ga = True
         self.tokens = 0
-        self._recent: deque[tuple[Tensor, Tensor]] = deque()
-        self._whole: list[tuple[Tensor, Tensor]] = []
-        self._position = 0
+        self._step: Seen | None = None
+        self._recent: list[Seen] = []
         self._said: dict[str, list[float]] = {}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> WholeBatches:
@@ -59,6 +74,8 @@ class LabelTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW; norms and vectors without weight decay, the head with its own learning rate."""
+        if self.optimizer is not None:
+            return self.optimizer
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, weight in (model or self.model).named_parameters():
             if weight.requires_grad:
@@ -79,62 +96,80 @@ class LabelTrainer(Trainer):
         return self.optimizer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """Also runs the other micro-batches without gradient when the objective needs the whole batch."""
+        """The micro-batches of the step that starts; where its statistics span several, all are looked at first."""
         samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._whole, self._position = [], 0
-        if len(samples) > 1 and self.objective.whole_batch:
-            with torch.no_grad():
-                for sample in samples:
-                    inputs = dict(self._prepare_inputs(sample))
-                    weak, _ = inputs.pop("weak"), inputs.pop("row")
-                    self._whole.append((self.model_wrapped(**inputs).logits.float(), weak))
+        if self.objective.whole_batch:
+            self._remember()
+            self._step = self._of_all_ranks(self._without_gradient(samples)) if len(samples) > 1 else None
         return samples, count
+
+    def _without_gradient(self, samples: list[dict[str, Tensor]]) -> Seen:
+        self.model_wrapped.train()
+        seen = []
+        with torch.no_grad():
+            for sample in samples:
+                inputs = self._prepare_inputs(sample)
+                weak, row = inputs.pop("weak"), inputs.pop("row")
+                seen.append(Seen(row, self.model_wrapped(**inputs).logits.float(), weak))
+        return Seen.joined(seen)
+
+    def _of_all_ranks(self, seen: Seen) -> Seen:
+        return Seen(*(self.accelerator.gather(part) for part in (seen.row_N, seen.logits_NC, seen.weak_NC)))
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the model's device and in its dtype, but for the labels: they stay in float32."""
+        return super()._prepare_inputs(inputs) | {"weak": inputs["weak"].to(self.args.device)}
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         inputs = dict(inputs)
         weak, row = inputs.pop("weak"), inputs.pop("row")
-        outputs = model(**inputs)
-        logits = outputs.logits.float()
+        logits = model(**inputs).logits.float()
         if not model.training:
-            value = -(weak * logits.log_softmax(-1)).sum(-1).mean()
+            value = torch.nn.functional.cross_entropy(logits, weak)
             return (value, {"logits": logits}) if return_outputs else value
         self.tokens += int(inputs["attention_mask"].sum()) * self.args.world_size
-        context = self._context(logits.detach(), weak)
         done = self.state.global_step / max(1, self.state.max_steps)
+        context = self._context(Seen(row, logits.detach(), weak))
         loss = self.objective(LabelBatch(logits, weak, done, *context))
         if not torch.isfinite(loss.value):
-            raise StageError(f"the loss is {loss.value.item()} at step {self.state.global_step}; rows {row.tolist()}")
+            raise StageError(self._not_finite(loss.value, logits, row))
         for name, metric in loss.metrics.items():
             self._said.setdefault(name, []).append(float(metric))
         return loss.value * (len(weak) * self.args.world_size / self.batch_size)
 
-    def _context(self, logits: Tensor, weak: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _not_finite(self, loss: Tensor, logits_BC: Tensor, row_B: Tensor) -> str:
+        bad = row_B[~logits_BC.isfinite().all(-1)].tolist() or row_B.tolist()
+        ids = ", ".join(self.train_dataset.ids[i] for i in bad[:8]) + f" and {len(bad) - 8} more" * (len(bad) > 8)
+        return (
+            f"the loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}, from rows {ids}: "
+            "look at them, or lower learning_rate"
+        )
+
+    def _context(self, own: Seen) -> tuple[Tensor | None, Tensor | None]:
         """Rows beside this micro-batch that the objective's statistics are taken over."""
         if not self.objective.whole_batch:
             return None, None
-        others = [pair for i, pair in enumerate(self._whole) if i != self._position]
-        mine = world()
-        for rank, pairs in enumerate(mine.gather(self._whole or [(logits, weak)])):
-            others += pairs if rank != mine.rank else []
-        self._position += 1
-        rows = [*self._recent, *others]
-        if self._position >= max(1, len(self._whole)):
-            self._remember([*others, (logits, weak)])
-        if not rows:
-            return None, None
-        return torch.cat([z for z, _ in rows]), torch.cat([q for _, q in rows])
+        if self._step is None:
+            self._step = self._of_all_ranks(own)
+        rows = Seen.joined([*self._recent, self._step[~torch.isin(self._step.row_N, own.row_N)]])
+        return (rows.logits_NC, rows.weak_NC) if len(rows.row_N) else (None, None)
 
-    def _remember(self, batch: list[tuple[Tensor, Tensor]]) -> None:
+    def _remember(self) -> None:
+        """Keep the last rows that the objective's buffer has room for; in one order, whoever computed them."""
         room = getattr(self.objective, "buffer", 0)
-        if room:
-            self._recent.extend(batch)
-            while sum(len(q) for _, q in self._recent) - len(self._recent[0][1]) >= room:
-                self._recent.popleft()
+        if room and self._step is not None:
+            self._recent = [Seen.joined([*self._recent, self._step[self._step.row_N.argsort()]])[-room:]]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Watching takes no random numbers away from training."""
+        with torch.random.fork_rng(devices=[self.args.device] if self.args.device.type == "cuda" else []):
+            return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            logs |= {f"objective/{name}": sum(values) / len(values) for name, values in self._said.items()}
+        if "loss" in logs and self._said:
+            said = world().gather({name: sum(values) / len(values) for name, values in self._said.items()})
+            logs |= {f"objective/{name}": sum(values[name] for values in said) / len(said) for name in self._said}
             self._said.clear()
         super().log(logs, start_time)

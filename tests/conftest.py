@@ -1,0 +1,118 @@
+"""Shared by all tests: the environment that must stand before torch, and a tiny network with rows to train it on."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.environment import settle
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+settle()
+
+from trimtab.compute import Compute  # noqa: E402
+from trimtab.data.tables import read_jsonl, write_jsonl  # noqa: E402
+from trimtab.parts import TrainSpec  # noqa: E402
+
+GOOD = ("bright", "calm", "clear", "fine", "kind", "warm")
+BAD = ("bitter", "cold", "cruel", "dim", "harsh", "sour")
+PLAIN = ("bread", "cup", "door", "house", "lamp", "letter", "morning", "river", "road", "stone", "table", "window")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A random 4-layer Llama in float32, its rows on disk (folders that hold rows.jsonl), and specs to train it."""
+
+    root: Path
+    model: Path
+    labelled: Path
+    weak: Path
+    test: Path
+
+    def spec(self, **fields: Any) -> TrainSpec:
+        """Two epochs of four steps of 16 rows, in float32."""
+        usual = {"model": {"source": str(self.model), "dtype": "float32"}, "batch_size": 16, "learning_rate": 3e-3}
+        return TrainSpec.model_validate(usual | fields)
+
+    def compute(self, **fields: Any) -> Compute:
+        return Compute(backend="inline", storage=self.root / "storage", **fields)
+
+    def table(self, folder: Path) -> list[dict[str, Any]]:
+        return read_jsonl(folder / "rows.jsonl")
+
+
+def sentence(draw: random.Random) -> tuple[str, int]:
+    """A few words, more of them good (class 1) or more of them bad (class 0)."""
+    label, count = draw.randrange(2), draw.choice((1, 3, 5))
+    told = [draw.choice(GOOD if label else BAD) for _ in range(count)]
+    words = told + [draw.choice(PLAIN) for _ in range(draw.randrange(8))]
+    draw.shuffle(words)
+    return " ".join(words), label
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """A folder as stages read it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "rows.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The network and 64 labelled, 64 weakly labelled and 40 test rows, the same in every session."""
+    root = tmp_path_factory.mktemp("tiny")
+    save_tiny_llama(root / "model")
+    draw = random.Random(0)
+    rows = [dict(zip(("text", "label"), sentence(draw), strict=True), id=f"r{i}") for i in range(168)]
+    weak = []
+    for row in rows[64:128]:
+        sure = draw.uniform(0.5, 0.95) if draw.random() < 0.85 else draw.uniform(0.2, 0.5)
+        soft = [1 - sure, sure] if row["label"] else [sure, 1 - sure]
+        weak.append({"id": row["id"], "text": row["text"], "soft_label": soft, "label_source": "weak"})
+    return Tiny(
+        root=root,
+        model=root / "model",
+        labelled=write_rows(root / "labelled", rows[:64]),
+        weak=write_rows(root / "weak", weak),
+        test=write_rows(root / "test", rows[128:]),
+    )
+
+
+def save_tiny_llama(folder: Path) -> None:
+    """A folder that from_pretrained loads: weights drawn from a fixed seed, one token a word."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.trainers import WordLevelTrainer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel(unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    words.train_from_iterator([GOOD, BAD, PLAIN], WordLevelTrainer(special_tokens=["[UNK]", "[PAD]", "[EOS]"]))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]", eos_token="[EOS]", model_max_length=64
+    )
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
