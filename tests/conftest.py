@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trimtab.compute import Compute
+from trimtab.data.tables import read_jsonl, write_jsonl
 from trimtab.environment import settle
+from trimtab.parts import TrainSpec
+from trimtab.run.on_ray import LOCAL, SETTINGS
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Torch and Ray read these when they are imported, which any test module may do before a run starts.
 settle()
-
-from trimtab.compute import Compute  # noqa: E402
-from trimtab.data.tables import read_jsonl, write_jsonl  # noqa: E402
-from trimtab.parts import TrainSpec  # noqa: E402
+for name, value in {"HF_HUB_OFFLINE": "1", "RAY_AUTH_TOKEN": secrets.token_hex(32), **SETTINGS, **LOCAL}.items():
+    os.environ.setdefault(name, value)
 
 GOOD = ("bright", "calm", "clear", "fine", "kind", "warm")
 BAD = ("bitter", "cold", "cruel", "dim", "harsh", "sour")
@@ -41,6 +46,33 @@ class Tiny:
 
     def compute(self, **fields: Any) -> Compute:
         return Compute(backend="inline", storage=self.root / "storage", **fields)
+
+    def trained(self, spec: TrainSpec, compute: Compute | None = None, **inputs: Path) -> Path:
+        """The output of stage train on `data` (the weak rows, unless said), trained once a session."""
+        from trimtab.stages.train import train
+
+        compute = compute or self.compute()
+        inputs = {"data": self.weak} | inputs
+        place = self._place("train", spec, compute.model_dump(), inputs)
+        if place.is_dir():
+            return place
+        place.mkdir(parents=True)
+        metrics = train(spec, place, compute=compute, **inputs)
+        (place / "metrics.json").write_text(json.dumps(metrics))
+        return place
+
+    def states(self, spec: TrainSpec, rows: Path) -> Path:
+        """The states of a spec's trunk for these rows, computed once a session."""
+        from trimtab.stages.features import features
+
+        place = self._place("states", spec.trunk(), rows)
+        if not place.is_dir():
+            place.mkdir(parents=True)
+            features(spec.trunk(), place, compute=self.compute(), rows=rows)
+        return place
+
+    def _place(self, *made_of: Any) -> Path:
+        return self.root / hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
 
     def table(self, folder: Path) -> list[dict[str, Any]]:
         return read_jsonl(folder / "rows.jsonl")

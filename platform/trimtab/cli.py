@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 HELP = """Weak-to-strong alignment on Ray: small models supervise, large ones learn.
 
-Exit codes: 0 done; 1 a stage failed; 2 the job, data, model or machine does not allow it; 130 stopped by Ctrl-C,
-SIGTERM or SIGHUP. Finished stages are kept whatever happens, and the same command goes on from there.
+Exit codes: 0 done; 1 a stage failed; 2 the job, data, model or machine does not allow it; 130 stopped (Ctrl-C,\
+ SIGTERM, SIGHUP). Finished stages are kept whatever happens, and the same command goes on from there.
 """
 STOPPED = "stopped; finished stages are kept, and the same command goes on from there"
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -52,7 +52,8 @@ def told(*, as_json: bool = False) -> Iterator[None]:
             print(json.dumps(_as_event(error)), flush=True)
         if error.errno not in REFUSED:
             raise
-        Console(stderr=True, highlight=False).print(Text(f"{error.strerror}: {error.filename}", "red"), soft_wrap=True)
+        of = f": {error.filename}" if error.filename else ""
+        Console(stderr=True, highlight=False).print(Text(f"{error.strerror}{of}", "red"), soft_wrap=True)
         raise typer.Exit(2) from None
     except Exception as error:
         if as_json:
@@ -175,7 +176,9 @@ def report(
         found = verbs.report(run_id, storage)
         if as_json:
             page = str(found.report) if found.report else None
-            print(json.dumps({"run_id": found.run_id, "status": found.status, "report": page, "metrics": found.metrics}))
+            print(
+                json.dumps({"run_id": found.run_id, "status": found.status, "report": page, "metrics": found.metrics})
+            )
             return
         _table(found.table)
         _say(f"run:     {found.run_id} ({found.status})\nreport:  {found.report or 'none'}")

@@ -30,6 +30,10 @@ class Compute(Spec):
     storage: Path = Field(default_factory=default_storage)
     max_failures: int = Field(1, ge=0, description="times a dead worker group is started again")
 
+    def gpus(self, there: float) -> float:
+        """GPUs of one worker: as asked for, or one where the cluster has any."""
+        return self.gpus_per_worker if self.gpus_per_worker is not None else float(there > 0)
+
     @property
     def artifacts(self) -> Path:
         return self.storage / "artifacts"

@@ -52,11 +52,14 @@ class Line:
 
     def said(self, now: float) -> str:
         """How far it is, how fast, how long still."""
-        parts = [f"{self.done}/{self.total}"] * bool(self.total)
-        parts += [f"{self.tokens_per_s:.0f} tokens/s"] * bool(self.tokens_per_s)
-        parts += [f"{seconds(self.eta(now))} left"] * bool(self.eta(now))
-        parts += [f"loss {self.loss:.3f}"] * isinstance(self.loss, float)
-        return ", ".join(parts)
+        left = self.eta(now)
+        parts = [
+            f"{self.done}/{self.total}" if self.total else "",
+            f"{seconds(left)} left" if left else "",
+            f"{self.tokens_per_s:.0f} tokens/s" if self.tokens_per_s else "",
+            f"loss {self.loss:.3f}" if isinstance(self.loss, float) else "",
+        ]
+        return ", ".join(filter(None, parts))
 
 
 @dataclass
@@ -69,8 +72,10 @@ class Board:
         """The line of the stage that the event is about."""
         kind, line = event["event"], self.lines.get(event.get("stage_id", ""))
         if kind == "plan":
-            for stage in event["stages"]:
-                self.lines[stage["stage_id"]] = Line(stage["label"], "have" if stage["have"] else "waiting")
+            self.lines = {
+                stage["stage_id"]: Line(stage["label"], "have" if stage["have"] else "waiting")
+                for stage in event["stages"]
+            }
         if line is None:
             return None
         if kind == "stage_start":
@@ -138,10 +143,11 @@ class Tree:
         if len(rows) > room:
             states = [state_of(lines) for lines in groups.values()]
             kept = [row for row, state in zip(rows, states, strict=False) if state == "running"]
-            rows = kept[: room - 1] + [["", Text(f"{len(groups) - len(kept[: room - 1])} more", "dim")]]
+            rows = kept[: room - 1]
+            rows.append(["", Text(f"{len(groups) - len(rows)} more", "dim")])
         grid = Table.grid(padding=(0, 1))
-        for _ in range(4):
-            grid.add_column(no_wrap=True, overflow="ellipsis")
+        for cut_first in (False, False, False, True):
+            grid.add_column(no_wrap=not cut_first)
         for row in rows:
             grid.add_row(*row)
         took = seconds(time.time() - self.started)
@@ -161,11 +167,12 @@ class Tree:
 
     def _row(self, line: Line, *, indent: bool) -> list[Any]:
         name = Text("  " * indent + line.label.rpartition(" / ")[2])
+        name.truncate(self.console.width // 2, overflow="ellipsis")
         mark = Text.from_markup(MARKS.get(line.state, ""))
         if line.state != "running":
             return [mark, name, Text(seconds(line.seconds) if line.seconds else "", "dim")]
         bar = ProgressBar(line.total, line.done, width=BAR) if line.total else Text("...", "dim")
-        return [mark, name, bar, Text(line.said(time.time()), "dim")]
+        return [mark, name, bar, Text(line.said(time.time()), "dim", no_wrap=True, overflow="ellipsis")]
 
 
 class Lines:

@@ -37,3 +37,7 @@ class ResourceError(TrimtabError):
 
 class StageError(TrimtabError):
     """A stage failed while it ran; finished stages stay finished."""
+
+
+class Stopped(TrimtabError):
+    """A stage was let go of because the run is being stopped."""

@@ -147,7 +147,7 @@ def deception(tax_N: ArrayLike, ceiling_known_N: ArrayLike, supervisor_known_N: 
 
 
 def pgr(weak: float, student: float, ceiling: float) -> float | None:
-    """Performance gap recovered (Burns et al. 2023): (student - weak) / (ceiling - weak), not clipped; None without a gap."""
+    """Performance gap recovered (Burns et al. 2023): (student - weak) / (ceiling - weak); None without a gap."""
     return (student - weak) / (ceiling - weak) if ceiling - weak > ROUNDING else None
 
 

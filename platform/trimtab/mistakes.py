@@ -57,9 +57,10 @@ class Source:
         for loc, text in mistakes:
             paths.setdefault((self.place(loc), loc[-1:], text), []).append(".".join(map(str, loc)))
         lines = []
-        for (place, _, text), (first, *rest) in paths.items():
-            same = f" (and in {', '.join(dict.fromkeys(rest))})" if set(rest) - {first} else ""
-            lines.append(": ".join(filter(None, [place, first + same, text])))
+        for (place, _, text), same in paths.items():
+            first, *rest = sorted(dict.fromkeys(same), key=len)
+            also = f" (and in {', '.join(rest)})" if rest else ""
+            lines.append(": ".join(filter(None, [place, first + also, text])))
         return lines
 
     def place(self, loc: Loc) -> str:
@@ -127,7 +128,8 @@ def _said(error: ErrorDetails, loc: Loc, cls: type[Spec], raw: Any, base: Loc) -
         return "is missing"
     if kind == "invalid_key":
         return f"the key {error['input']!r} should be text: put it in quotes"
-    return error["msg"].removeprefix("Value error, ").partition(", unable to")[0].replace("Input should", "should")
+    text = error["msg"].removeprefix("Value error, ").partition(", unable to")[0].replace("Input should", "should")
+    return text + (nearest(error["input"], context["expected"].split("'")[1::2]) if kind == "literal_error" else "")
 
 
 def _as_written(loc: Loc, raw: Any) -> Loc:

@@ -52,7 +52,6 @@ class ModelSpec(Spec):
     layers: int | tuple[int, ...] | None = Field(None, description="first k layers, or the list of layers kept")
     revision: str | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    trust_remote_code: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Spec(BaseModel):
     """Frozen, and refuses keys it does not know. Enters a stage's key whole."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Method(Spec):

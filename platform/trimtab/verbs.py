@@ -98,11 +98,10 @@ def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[
     reads them, StageError when a stage fails. Whatever is raised, finished stages stay finished, and the run's log
     ends with what became of it.
     """
-    started = time.monotonic()
+    started, run_id, warnings = time.monotonic(), None, []
     job = check(path, overrides)
     runner, last = _laid_out(job)
     pending = runner.pending
-    run_id, warnings = None, []
     if pending:
         settle(max(1, int(job.compute.cpus_per_worker)))
         preflight(_needed(runner), job.compute, free=free_here(job.compute))

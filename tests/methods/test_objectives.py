@@ -1,6 +1,6 @@
 """Label objectives against reference values, limits and invariances.
 
-The reference values come from running the methods' published code on small tensors, or from the formula where none exists.
+The reference values come from the methods' published code run on small tensors, or from the formula.
 """
 
 from __future__ import annotations

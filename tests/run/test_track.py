@@ -1,4 +1,4 @@
-"""A run's event log replayed to MLflow: into SQLite, over a real server that dies, and towards one that is not there."""
+"""A run's event log replayed to MLflow: into SQLite, over a server that dies, towards one that is not there."""
 
 from __future__ import annotations
 

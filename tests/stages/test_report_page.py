@@ -129,7 +129,8 @@ def test_pgr_cell_is_never_clipped(pgr: Pgr, cell: str) -> None:
     [
         (
             OK,
-            "28.6 points above the supervisor (63.6 %); the only student, student.naive, reaches 77.1 %, recovering 47 %",
+            "28.6 points above the supervisor (63.6 %); "
+            "the only student, student.naive, reaches 77.1 %, recovering 47 %",
         ),
         (UNINFORMATIVE, "PGR is uninformative, because that gap is within two of its standard errors"),
         (UNDEFINED, "10.0 points below the supervisor (70.0 %)"),

@@ -188,12 +188,8 @@ def _builtin(name: str, part: Part) -> Iterator[Record]:
     """Words and the sign of their mean vote in VADER's lexicon (Hutto & Gilbert 2014), grouped by word family."""
     if name not in BUILTIN:
         raise DataError(f"builtin:{name}: no such built-in data set; {nearest(name, BUILTIN)}")
-    found = importlib.util.find_spec("vaderSentiment")  # not imported: the import needs more packages
-    if found is None or not found.submodule_search_locations:
-        raise DataError("builtin:valence needs the package vaderSentiment; run: pip install --no-deps vaderSentiment")
-    lexicon = Path(found.submodule_search_locations[0]) / "vader_lexicon.txt"
     seen: set[str] = set()
-    for number, line in enumerate(lexicon.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lexicon().read_text(encoding="utf-8").splitlines(), start=1):
         word, mean = line.split("\t")[:2]
         if re.fullmatch("[A-Za-z]{3,}", word) and abs(float(mean)) >= 0.5 and word not in seen:
             seen.add(word)
@@ -206,6 +202,13 @@ def _builtin(name: str, part: Part) -> Iterator[Record]:
                 "mean": float(mean),
             }
             yield Record("builtin:valence", number, raw, part)
+
+
+def _lexicon() -> Path:
+    found = importlib.util.find_spec("vaderSentiment")  # not imported: the import needs more packages
+    if found is None or not found.submodule_search_locations:
+        raise DataError("builtin:valence needs the package vaderSentiment; run: pip install --no-deps vaderSentiment")
+    return Path(found.submodule_search_locations[0]) / "vader_lexicon.txt"
 
 
 def _hub(name: str, split: str | None, part: Part) -> Iterator[Record]:
@@ -230,9 +233,12 @@ def source_problem(source: str) -> str | None:
     """What can be seen to be wrong with a source without reading it."""
     if source.startswith("builtin:"):
         name = source.removeprefix("builtin:")
-        return None if name in BUILTIN else f"no built-in data set {name!r}; {nearest(name, BUILTIN)}"
+        if name not in BUILTIN:
+            return f"no built-in data set {name!r}; {nearest(name, BUILTIN)}"
     path = Path(source).expanduser()
     try:
+        if source.startswith("builtin:"):
+            return None if _lexicon().is_file() else "the lexicon of vaderSentiment is not there"
         if path.is_file() or _part_files(path):
             return None
     except DataError as error:

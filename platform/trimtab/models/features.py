@@ -46,7 +46,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int
 def compute_states(
     model: PreTrainedModel, rows: list[Tensor], spec: FeatureSpec, *, batch: int, tick: Callable[[int, int], None]
 ) -> list[Tensor]:
-    """For each row of ids its state_D ("pooled") or states_TD ("tokens") after the last layer, before the final norm."""
+    """For each row its state_D ("pooled") or states_TD ("tokens") after the last layer, before the final norm."""
     import torch
 
     from trimtab.models.network import decoder, device, suit_attention

@@ -26,7 +26,7 @@ def has_fast_bf16() -> bool:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path("/proc/cpuinfo")
     return info.exists() and any(flag in info.read_text() for flag in ("amx_bf16", "avx512_bf16"))
 
@@ -54,7 +54,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise ModelError(f"the tokenizer in {folder} has neither pad_token nor eos_token; set one and save it again")
+            raise ModelError(f"the tokenizer in {folder} has neither pad_token nor eos_token; give it one")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -67,7 +67,7 @@ def load_network(spec: ModelSpec, cache: Path, n_classes: int | None = None) -> 
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     folder = model_folder(spec.source, cache, revision=spec.revision)
-    options: dict[str, Any] = {"dtype": torch_dtype(spec.dtype), "trust_remote_code": spec.trust_remote_code}
+    options: dict[str, Any] = {"dtype": torch_dtype(spec.dtype), "trust_remote_code": False}
     if n_classes is None:
         model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
     else:
@@ -119,24 +119,27 @@ def keep_layers(model: PreTrainedModel, kept: list[int]) -> list[nn.Module]:
     return [layer for i, layer in enumerate(layers) if i not in kept]
 
 
-class Halves:
-    """A network taken apart at a layer: the frozen trunk below, the trained upper part above.
+def train_upper(model: PreTrainedModel, upper: int) -> None:
+    """Freeze all but the upper layers, the norm above them and the head. Raises ModelError when no layer is left."""
+    body = decoder(model)
+    if upper >= len(body.layers):
+        raise ModelError(f"tune.layers is {upper}, the model has {len(body.layers)}; use kind: full to train all of it")
+    model.requires_grad_(False)
+    norms = [module for name, module in body.named_children() if "norm" in name]
+    for module in [*body.layers[-upper:], *norms, _head(model)]:
+        module.requires_grad_(True)
 
-    While apart, the model runs the upper part alone on `inputs_embeds` = the trunk's states.
+
+class Halves:
+    """A network taken apart below its `upper` layers.
+
+    While apart, the model runs the upper part alone on `inputs_embeds` = the states of the trunk below.
     """
 
     def __init__(self, model: PreTrainedModel, upper: int) -> None:
         total = len(decoder(model).layers)
-        if upper >= total:
-            raise ModelError(f"tune.layers is {upper} but the model has {total}; use kind: full to train all of it")
         self.model, self.config = model, model.config.to_dict()
         self.trunk = keep_layers(model, list(range(total - upper, total)))
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        body = decoder(model)
-        trained = [body.layers, *(m for n, m in body.named_children() if "norm" in n), _head(model)]
-        for module in trained:
-            module.requires_grad_(True)
 
     def join(self) -> PreTrainedModel:
         """The whole network again."""

@@ -14,7 +14,9 @@ class ProbeConfig(PreTrainedConfig):
 
     model_type = "trimtab_probe"
 
-    def __init__(self, hidden_size: int = 1, n_classes: int = 2, trunk: dict[str, Any] | None = None, **kwargs: Any):
+    def __init__(
+        self, hidden_size: int = 1, n_classes: int = 2, trunk: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden_size, self.n_classes, self.trunk = hidden_size, n_classes, trunk
 

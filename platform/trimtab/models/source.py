@@ -8,6 +8,8 @@ from pathlib import Path
 
 from trimtab.errors import ModelError
 
+MEGABYTE = 1 << 20
+
 
 def split_source(source: str) -> tuple[str, str]:
     """(kind, name): kind is builtin, artifact, folder or hub."""
@@ -57,11 +59,9 @@ def source_problem(source: str) -> str | None:
     """What can be seen to be wrong with a model source without loading anything."""
     kind, name = split_source(source)
     if kind == "builtin":
-        from trimtab.models.builtin import KNOWN
-
-        return None if name in KNOWN else f"no built-in model {name!r}; allowed: {', '.join(sorted(KNOWN))}"
-    if kind == "folder" and not (Path(name).expanduser() / "config.json").exists():
-        return f"no model folder at {name!r} (it must hold config.json and .safetensors files)"
+        return _builtin_problem(name)
+    if kind == "folder":
+        return _folder_problem(Path(name).expanduser())
     if kind == "hub" and name.count("/") > 1:
         return f"{name!r} is neither an existing folder nor a hub id of the form owner/name"
     offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
@@ -71,14 +71,35 @@ def source_problem(source: str) -> str | None:
     return None
 
 
+def _builtin_problem(name: str) -> str | None:
+    from trimtab.models.builtin import KNOWN, locate
+
+    if name not in KNOWN:
+        return f"no built-in model {name!r}; allowed: {', '.join(sorted(KNOWN))}"
+    try:
+        locate(KNOWN[name])
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _folder_problem(folder: Path) -> str | None:
+    try:
+        _whole(folder, str(folder))
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 def folder_hash(folder: Path) -> str:
-    """Names, sizes, and the first and last megabyte of every file: cheap, and changes when weights change."""
+    """Names and content of every file; of one above 256 MB its size and 256 evenly spread megabytes."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder)}:{size}:".encode())
+        last = max(0, size - MEGABYTE)
         with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
+            for place in range(0, size, MEGABYTE) if size <= 256 * MEGABYTE else (last * i // 255 for i in range(256)):
+                file.seek(place)
+                digest.update(file.read(MEGABYTE))
     return digest.hexdigest()[:16]

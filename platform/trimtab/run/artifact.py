@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trimtab.compute import Compute
+from trimtab.errors import Stopped
 from trimtab.run.identity import identity
 from trimtab.spec import Spec
 from trimtab.stages._base import Metrics, Stage
@@ -155,11 +157,14 @@ class PlanRunner:
 
 @contextmanager
 def building(artifact: Artifact) -> Iterator[Path]:
-    """A folder aside to write into; it stays where it is (named .failed) when the block raises."""
-    aside = artifact.root / f".{artifact.id}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    """A folder aside to write into; when the block fails it is kept as .failed, when it is stopped it goes."""
+    aside = artifact.root / f".{artifact.id}.{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     aside.mkdir(parents=True)
     try:
         yield aside
+    except (Stopped, KeyboardInterrupt):
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     except BaseException:
         failed = artifact.root / f".{artifact.id}.failed"
         shutil.rmtree(failed, ignore_errors=True)

@@ -165,7 +165,6 @@ def preflight(needed: Need, compute: Compute, *, free: Need) -> None:
         raise ResourceError(f"storage {compute.storage} cannot be written to; {MOVE}")
 
 
-
 def _short(what: str, needed: int, free: int, way_out: str) -> str:
     return f"too little {what}: the plan needs about {gib(needed)}, there is {gib(free)}; {way_out}"
 

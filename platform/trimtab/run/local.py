@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trimtab import progress
 from trimtab.compute import Compute
-from trimtab.errors import StageError, TrimtabError
+from trimtab.errors import StageError, Stopped, TrimtabError
 from trimtab.run.artifact import Node, PlanRunner, building, finish
 from trimtab.run_log import LOG, logged_to, tail
 from trimtab.stages._base import Metrics
@@ -26,20 +26,23 @@ def execute(node: Node, call: Call, sink: progress.Sink) -> None:
     """
     started = time.time()
     sink({"event": "stage_start", "time": started, **node.describe()})
-    aside = None
+
+    def say(status: str, metrics: Metrics, path: str | None) -> None:
+        ended = {"event": "stage_end", "time": time.time(), "stage_id": node.artifact.id, "status": status}
+        sink(ended | {"seconds": time.time() - started, "metrics": metrics, "path": path})
+
     try:
         with building(node.artifact) as aside:
             metrics = call(node, aside)
             record = node.describe() | {"started": started, "seconds": time.time() - started}
             finish(node.artifact, aside, record=record, metrics=metrics)
     except BaseException as error:
-        ended = {"event": "stage_end", "time": time.time(), "stage_id": node.artifact.id, "status": "failed"}
-        sink(ended | {"seconds": time.time() - started, "metrics": {}, "path": None})
-        if isinstance(error, TrimtabError) or not isinstance(error, Exception):
+        stopped = isinstance(error, Stopped) or not isinstance(error, Exception)
+        say("interrupted" if stopped else "failed", {}, None)
+        if stopped or (isinstance(error, TrimtabError) and not isinstance(error, StageError)):
             raise
         raise StageError(_post_mortem(node, error)) from error
-    ended = {"event": "stage_end", "time": time.time(), "stage_id": node.artifact.id, "status": "done"}
-    sink(ended | {"seconds": time.time() - started, "metrics": metrics, "path": str(node.artifact.folder)})
+    say("done", metrics, str(node.artifact.folder))
 
 
 def _post_mortem(node: Node, error: Exception) -> str:

@@ -122,7 +122,7 @@ def settle_runs(storage: Path) -> list[str]:
         if has_ended(folder) or not is_gone(who):
             continue
         for aside in (storage / "artifacts").glob(".*"):
-            if re.search(rf"\.{who['pid']}-[0-9a-f]{{8}}$", aside.name):
+            if re.search(rf"\.{re.escape(who['host'])}-{who['pid']}-[0-9a-f]{{8}}$", aside.name):
                 shutil.rmtree(aside, ignore_errors=True)
         end = {"time": time.time(), "event": "run_end", "status": "interrupted", "metrics": {}, "report": None}
         with (folder / LOG).open("r+b") as log:

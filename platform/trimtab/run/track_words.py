@@ -37,10 +37,11 @@ def flat(value: Any, name: str = "") -> dict[str, str]:
     if isinstance(value, Mapping) and value:
         found: dict[str, str] = {}
         for key, inner in value.items():
-            for inner_name, text in flat(inner, f"{name}.{key}" if name else str(key)).items():
-                while inner_name in found:
-                    inner_name = shortened(f"{inner_name}_", NAME)
-                found[inner_name] = text
+            for own_name, text in flat(inner, f"{name}.{key}" if name else str(key)).items():
+                free_name = own_name
+                while free_name in found:
+                    free_name = shortened(f"{free_name}_", NAME)
+                found[free_name] = text
         return found
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return {clean(name): text[:PARAM]} if name else {}

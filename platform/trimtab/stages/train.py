@@ -95,9 +95,7 @@ def _probabilities(table: Table, classes: int) -> Tensor:
     return torch.tensor([row["soft_label"] if "soft_label" in row else hot[row["label"]] for row in table])
 
 
-def _labelled(
-    table: Table, spec: TrainSpec, *, compute: Compute, features: Path | None, classes: int
-) -> Labelled:
+def _labelled(table: Table, spec: TrainSpec, *, compute: Compute, features: Path | None, classes: int) -> Labelled:
     from trimtab.models.features import States, encode
     from trimtab.models.network import load_tokenizer
     from trimtab.models.source import model_folder

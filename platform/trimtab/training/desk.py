@@ -29,7 +29,7 @@ class End:
 
 @dataclass
 class _Group:
-    """A group of workers as the desk sees it. Workers started together share a `life`; one may be replaced by another."""
+    """A group of workers as the desk sees it. Workers started together share a `life`; a new one may replace it."""
 
     life: str | None = None
     broken: bool = False

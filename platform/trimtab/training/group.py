@@ -23,7 +23,7 @@ from trimtab.run_log import LOG, logged_to
 from trimtab.training.desk import Desk, End
 from trimtab.training.world import world
 
-__all__ = ["Desk", "Group", "gpus_per_worker"]
+__all__ = ["Desk", "Group"]
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -89,7 +89,8 @@ class Group:
 
         compute = self.compute
         config = {"desk": self.desk, "group": self.number, "cwd": os.getcwd()}
-        resources = {"CPU": compute.cpus_per_worker} | ({"GPU": gpus} if (gpus := gpus_per_worker(compute)) else {})
+        gpus = compute.gpus(ray.cluster_resources().get("GPU", 0))
+        resources = {"CPU": compute.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
         failures = FailureConfig(max_failures=compute.max_failures, controller_failure_limit=0)
         try:
             TorchTrainer(
@@ -110,29 +111,22 @@ class Group:
     def run(self, task: dict[str, Any]) -> dict[str, float]:
         """Run a stage on this group and wait; what rank 0 returned.
 
-        Raises the stage's own TrimtabError, or ChildProcessError when it failed otherwise or the workers are gone.
+        Raises the stage's own TrimtabError, StageError when it failed otherwise or the workers are gone, or Stopped.
         """
         ray.get(self.desk.give.remote(self.number, task | {"compute": self.compute}))
         outcome = self.desk.outcome.remote(self.number)
         while not ray.wait([outcome], timeout=1.0)[0]:
             if self.stopping:
-                raise errors.StageError("it was stopped")
+                raise errors.Stopped("it was stopped")
             if not self.thread.is_alive() and not ray.wait([outcome], timeout=1.0)[0]:
                 said = ray.get(self.desk.trouble.remote(self.number)) or self.failure or "the group ended early"
-                raise ChildProcessError(f"its workers died: {said}")
+                raise errors.StageError(f"its workers died: {said}")
         end = ray.get(outcome)
         if end.error is None:
             return end.metrics
         own = getattr(errors, end.kind, None)
-        raise own(end.error) if own else ChildProcessError(f"{end.kind}: {end.error}")
+        raise own(end.error) if own else errors.StageError(f"{end.kind}: {end.error}")
 
     def stop(self) -> None:
         """Let go of a stage that waits."""
         self.stopping = True
-
-
-def gpus_per_worker(compute: Compute) -> float:
-    """As asked for, or one where the cluster has any."""
-    if compute.gpus_per_worker is not None:
-        return compute.gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0

@@ -12,7 +12,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from trimtab.compute import Compute
 from trimtab.errors import DataError, StageError
-from trimtab.models.network import Halves, load_network, save_network, suit_attention, torch_dtype
+from trimtab.models.network import Halves, load_network, save_network, suit_attention, torch_dtype, train_upper
 from trimtab.models.source import model_folder
 from trimtab.parts import LoRA, Top, TrainSpec
 from trimtab.training.callbacks import Speak
@@ -34,39 +34,50 @@ def train_network(
     if len(data) < spec.batch_size:
         raise DataError(f"{len(data)} rows to train on but batch_size is {spec.batch_size}: lower it or add rows")
     join()
-    n_classes = data.weak_NC.shape[1]
     try:
-        network = Network(spec, compute, n_classes)
-        suit_attention(network.model, max(map(len, data.rows)))
-        trainer = _trainer(network, out, data=data, held=held)
-        result = trainer.train()
-        spread = trainer.accelerator.get_state_dict(trainer.model_wrapped) if compute.zero_stage == 3 else None
-        steps = trainer.state.global_step
-        del trainer
+        return _train(spec, out, compute=compute, data=data, held=held)
     finally:
         unset_hf_deepspeed_config()
         _let_go()
+
+
+def _train(
+    spec: TrainSpec, out: Path, *, compute: Compute, data: Labelled, held: dict[str, Labelled]
+) -> dict[str, float]:
+    network = Network(spec, compute, data)
+    suit_attention(network.model, max(map(len, data.rows)))
+    trainer = _trainer(network, out, data=data, held=held)
+    result = trainer.train()
+    spread = trainer.accelerator.get_state_dict(trainer.model_wrapped) if compute.zero_stage == 3 else None
+    unset_hf_deepspeed_config()  # or what is loaded from here on would be spread over the ranks too
     if world().first:
         if spread is not None:
-            network = Network(spec, compute, n_classes)
+            network = Network(spec, compute, data)
             network.model.load_state_dict(spread)
         network.save(out)
     return {
         "train/loss": result.training_loss,
         "train/rows": len(data),
-        "train/steps": steps,
+        "train/steps": result.global_step,
         "train/seconds": result.metrics["train_runtime"],
     }
 
 
 class Network:
-    """What is trained: a network as its spec's `tune` leaves it, and how it becomes whole again."""
+    """What is trained: a network as its spec's `tune` leaves it, and how it becomes whole again.
 
-    def __init__(self, spec: TrainSpec, compute: Compute, n_classes: int) -> None:
+    Where the data are the states of its trunk, the trunk is set aside meanwhile.
+    """
+
+    def __init__(self, spec: TrainSpec, compute: Compute, data: Labelled) -> None:
         set_seed(spec.seed)
-        self.spec, self.compute, self.n_classes = spec, compute, n_classes
-        self.model: Any = load_network(spec.model, compute.cache, n_classes=n_classes)
-        self.halves = Halves(self.model, spec.tune.layers) if isinstance(spec.tune, Top) else None
+        self.spec, self.compute, self.n_classes = spec, compute, data.weak_NC.shape[1]
+        self.model: Any = load_network(spec.model, compute.cache, n_classes=self.n_classes)
+        self.halves: Halves | None = None
+        if isinstance(spec.tune, Top):
+            train_upper(self.model, spec.tune.layers)
+            if data.rows[0].is_floating_point():
+                self.halves = Halves(self.model, spec.tune.layers)
         if isinstance(spec.tune, LoRA):
             self.model = _with_adapters(self.model, spec.tune)
 

@@ -143,8 +143,8 @@ class LabelTrainer(Trainer):
         bad = row_B[~logits_BC.isfinite().all(-1)].tolist() or row_B.tolist()
         ids = ", ".join(self.train_dataset.ids[i] for i in bad[:8]) + f" and {len(bad) - 8} more" * (len(bad) > 8)
         return (
-            f"the loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}, from rows {ids}: "
-            "look at them, or lower learning_rate"
+            f"the loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}, "
+            f"from rows {ids}: look at them, or lower learning_rate"
         )
 
     def _context(self, own: Seen) -> tuple[Tensor | None, Tensor | None]:

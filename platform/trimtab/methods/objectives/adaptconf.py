@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class AdaptConf(Objective):
     """Guo et al. 2024: a = e^(s/T) / (e^(s/T) + e^(w/T)), s and w the CE on the student's and the weak label's argmax.
 
-    KD is KL(q_tau || p_tau) tau^2, both softened by tau. `weighting: ramp` is the AugConf of the paper: one `a` for all,
-    rising to `aux_coef`.
+    KD is KL(q_tau || p_tau) tau^2, both softened by tau. `weighting: ramp` is the paper's AugConf: one `a`
+    for all rows, rising to `aux_coef`.
     """
 
     kind: Literal["adaptconf"] = "adaptconf"

@@ -1,0 +1,94 @@
+"""A run that is killed goes on where it stopped, and finds what an undisturbed one finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import GOOD, Tiny
+
+
+def job_file(folder: Path, tiny: Tiny) -> Path:
+    """Two students on a random network, in float32; a row's label is the half of the list its first word is from."""
+    texts = [f"{word} {thing}{' stone' * n}" for n in range(8) for word in GOOD for thing in ("road", "cup")]
+    rows = [{"text": text, "label": int(text.split()[0] in GOOD[:3])} for text in texts]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    model = {"source": str(tiny.model), "dtype": "float32"}
+    strong = {"model": model, "tune": {"kind": "top", "layers": 2}, "learning_rate": 0.003, "batch_size": 8}
+    job = {
+        "kind": "weak_to_strong",
+        "task": {"source": str(folder / "rows.jsonl")},
+        "split": {"supervise": 16, "transfer": 32, "test": 32},
+        "supervisor": strong | {"model": model | {"layers": 2}, "tune": {"kind": "full"}},
+        "students": {"naive": strong, "logconf": strong | {"objective": {"kind": "logconf"}}},
+        "ceiling": strong,
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+def start(job: Path, storage: Path, backend: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trimtab", "run", str(job), f"compute.storage={storage}", "--json"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{storage}/mlflow.db"}
+    return subprocess.Popen(
+        [*command, f"compute.backend={backend}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+    )
+
+
+def finished(storage: Path) -> dict[str, int]:
+    """Whole artifacts and when each was completed."""
+    return {p.parent.name: p.stat().st_mtime_ns for p in (storage / "artifacts").glob("[a-z]*/metrics.json")}
+
+
+def outcome(storage: Path) -> dict[str, Any]:
+    """Predictions of every evaluation, by stage key."""
+    return {p.parent.name: p.read_text() for p in (storage / "artifacts").glob("evaluate-*/predictions.jsonl")}
+
+
+def ended(run: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    printed, _ = run.communicate(timeout=300)
+    assert run.returncode == 0
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param("inline", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.ray)]
+)
+def test_a_killed_driver_repeats_nothing_and_finds_the_same(tmp_path: Path, tiny: Tiny, backend: str) -> None:
+    job = job_file(tmp_path, tiny)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    run = start(job, killed, backend)
+    trained = 0
+    for line in run.stdout or ():
+        event = json.loads(line)
+        trained += event["event"] == "stage_end" and event["stage_id"].startswith("train-")
+        if trained == 2 and event["event"] == "stage_start":
+            break
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    before = finished(killed)
+    assert sum(name.startswith("train-") for name in before) >= 2
+
+    events = ended(start(job, killed, backend))
+    after = finished(killed)
+    assert {name: after[name] for name in before} == before, "finished stages stay as they were"
+    assert not [e for e in events if e["event"] == "stage_start" and e["stage_id"] in before]
+    assert [p.name for p in (killed / "artifacts").glob(".*")] == [], "half-written folders are swept"
+
+    undisturbed = ended(start(job, whole, "inline"))
+    assert events[-1]["event"] == undisturbed[-1]["event"] == "done"
+    assert events[-1]["metrics"] == undisturbed[-1]["metrics"]
+    assert outcome(killed) == outcome(whole)
+    assert {"supervisor/accuracy", "student.naive/accuracy", "ceiling/accuracy"} <= set(events[-1]["metrics"])
