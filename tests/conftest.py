@@ -148,3 +148,10 @@ def save_tiny_llama(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tiny network costs seconds of imports, so what uses it is no unit test."""
+    for item in items:
+        if "tiny" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.slow)

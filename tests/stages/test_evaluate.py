@@ -36,7 +36,7 @@ def jsonl(folder, rows):
     return folder
 
 
-def test_an_audit_counts_noise_and_remembered_rows(tiny, tmp_path):
+def test_an_audit_counts_noise_and_remembered_rows(tmp_path):
     sources = ["weak", OWN_ROWS, "weak", OWN_ROWS]
     given = [
         {"id": f"r{i}", "soft_label": probs, "label_source": source}
@@ -46,7 +46,7 @@ def test_an_audit_counts_noise_and_remembered_rows(tiny, tmp_path):
     found = audit(
         EvalSpec(),
         tmp_path,
-        compute=tiny.compute(),
+        compute=Compute(backend="inline"),
         labels=jsonl(tmp_path / "labels", given),
         truth=jsonl(tmp_path / "truth", [*truth, {"id": "another", "label": 1}]),
     )
