@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trimtab import metrics
+from trimtab.compute import Compute
 from trimtab.parts import EvalSpec
 from trimtab.stages.evaluate import OWN_ROWS, audit, evaluate, scores
 
