@@ -49,8 +49,8 @@ def by_stage(events: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     threads = str(os.cpu_count())
     with tempfile.TemporaryDirectory() as storage, tempfile.TemporaryDirectory() as cache:
-        first, events = run(storage)
         serial, printed = timed([sys.executable, str(BENCH / "serial.py"), str(JOB), cache], OMP_NUM_THREADS=threads)
+        first, events = run(storage)
         more, added = run(storage, ONE_MORE)
         again, _ = run(storage, ONE_MORE)
     result = {

@@ -73,6 +73,7 @@ def train(model: Any, spec: TrainSpec, rows: list[Row], weak_NC: torch.Tensor, *
         lr_scheduler_type=spec.lr_scheduler_type,
         warmup_steps=spec.warmup_ratio,
         bf16=True,
+        use_cpu=not torch.cuda.is_available(),
         seed=seed,
         save_strategy="no",
         report_to=[],
