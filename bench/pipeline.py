@@ -28,7 +28,7 @@ def timed(command: list[str], **environment: str) -> tuple[float, list[dict[str,
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return seconds, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return seconds, [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
 
 
 def run(storage: str, *overrides: str) -> tuple[float, list[dict[str, Any]]]:
