@@ -46,22 +46,40 @@ def read_records(source: str, part: Part = "train") -> list[Record]:
 
     Raises DataError with the way out when the source is absent or no such thing can be read.
     """
+    found = _located(source)
+    if isinstance(found, Path):
+        return list(_builtin(found, part) if source.startswith("builtin:") else _file(found, part))
+    if isinstance(found, re.Match):
+        return list(_hub(found["id"], found["split"], part))
+    if part == "train" and all(own == "test" for _, own in found):
+        raise DataError(f"{source}: there is a test file but no train file")
+    return [record for file, own in found for record in _file(file, own)]
+
+
+def source_problem(source: str) -> str | None:
+    """What can be seen to be wrong with a source without reading it."""
+    try:
+        _located(source)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _located(source: str) -> Path | list[tuple[Path, Part]] | re.Match[str]:
+    """The one file of a source, or its train and test files, or its hub id. Raises DataError when it is none."""
     if source.startswith("builtin:"):
-        return list(_builtin(source.removeprefix("builtin:"), part))
+        return _lexicon(source.removeprefix("builtin:"))
     path = Path(source).expanduser()
     if path.is_file():
-        return list(_file(path, part))
-    found = _part_files(path)
-    if found and part == "train" and all(own == "test" for _, own in found):
-        raise DataError(f"{source}: there is a test file but no train file")
-    if found:
-        return [record for file, own in found for record in _file(file, own)]
+        return path
+    if found := _part_files(path):
+        return found
     if path.is_dir():
         raise DataError(f"{source}: the folder holds no file called train.* or test.* ({_suffixes()})")
     hub = HUB_ID.fullmatch(source)
     if hub is None or source.endswith(SUFFIXES) or (path.parent != Path() and path.parent.is_dir()):
         raise DataError(_missing(path))
-    return list(_hub(hub["id"], hub["split"], part))
+    return hub
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -184,12 +202,10 @@ def _parquet(data: bytes) -> Iterator[tuple[int, Any, str | None]]:
         yield number, raw, None
 
 
-def _builtin(name: str, part: Part) -> Iterator[Record]:
+def _builtin(lexicon: Path, part: Part) -> Iterator[Record]:
     """Words and the sign of their mean vote in VADER's lexicon (Hutto & Gilbert 2014), grouped by word family."""
-    if name not in BUILTIN:
-        raise DataError(f"builtin:{name}: no such built-in data set; {nearest(name, BUILTIN)}")
     seen: set[str] = set()
-    for number, line in enumerate(_lexicon().read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lexicon.read_text(encoding="utf-8").splitlines(), start=1):
         word, mean = line.split("\t")[:2]
         if re.fullmatch("[A-Za-z]{3,}", word) and abs(float(mean)) >= 0.5 and word not in seen:
             seen.add(word)
@@ -204,7 +220,10 @@ def _builtin(name: str, part: Part) -> Iterator[Record]:
             yield Record("builtin:valence", number, raw, part)
 
 
-def _lexicon() -> Path:
+def _lexicon(name: str) -> Path:
+    """The file behind builtin:valence."""
+    if name not in BUILTIN:
+        raise DataError(f"no built-in data set {name!r}; {nearest(name, BUILTIN)}")
     found = importlib.util.find_spec("vaderSentiment")  # not imported: the import needs more packages
     if found is None or not found.submodule_search_locations:
         raise DataError("builtin:valence needs the package vaderSentiment; run: pip install --no-deps vaderSentiment")
@@ -227,23 +246,3 @@ def _hub(name: str, split: str | None, part: Part) -> Iterator[Record]:
     for own, rows in parts.items():
         for number, raw in enumerate(rows, start=1):
             yield Record(f"{name}:{own}", number, raw, own)
-
-
-def source_problem(source: str) -> str | None:
-    """What can be seen to be wrong with a source without reading it."""
-    if source.startswith("builtin:"):
-        name = source.removeprefix("builtin:")
-        if name not in BUILTIN:
-            return f"no built-in data set {name!r}; {nearest(name, BUILTIN)}"
-    path = Path(source).expanduser()
-    try:
-        if source.startswith("builtin:"):
-            return None if _lexicon().is_file() else "the lexicon of vaderSentiment is not there"
-        if path.is_file() or _part_files(path):
-            return None
-    except DataError as error:
-        return str(error)
-    if path.is_dir():
-        return f"{source}: the folder holds no file called train.* or test.* ({_suffixes()})"
-    is_hub = HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES) and not path.parent.is_dir()
-    return None if is_hub else _missing(path)

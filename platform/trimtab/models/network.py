@@ -84,7 +84,7 @@ def load_network(spec: ModelSpec, cache: Path, n_classes: int | None = None) -> 
 
 
 def suit_attention(model: PreTrainedModel, longest: int) -> None:
-    """On a CPU the plain kernel is the faster one for short rows, above all backwards (bench/attention.py)."""
+    """On a CPU the plain kernel is the faster one for short rows, above all backwards (bench/kernels.py)."""
     if device().type == "cpu" and longest <= SHORT:
         model.set_attn_implementation("eager")
 

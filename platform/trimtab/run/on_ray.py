@@ -51,7 +51,8 @@ def urgency(nodes: list[Node]) -> dict[str, int]:
 def cluster(compute: Compute, width: int, sink: progress.Sink) -> Iterator[list[Group]]:
     """Join or start Ray, and start as many training groups as fit and are useful. Raises ResourceError."""
     ray = _ray(compute.address or os.environ.get("RAY_ADDRESS") or "local")
-    from trimtab.training.group import Desk, Group
+    from trimtab.training.desk import Desk
+    from trimtab.training.group import Group
 
     groups: list[Group] = []
     over = threading.Event()

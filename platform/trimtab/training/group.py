@@ -20,10 +20,8 @@ import ray
 from trimtab import errors, progress
 from trimtab.compute import Compute
 from trimtab.run_log import LOG, logged_to
-from trimtab.training.desk import Desk, End
+from trimtab.training.desk import End
 from trimtab.training.world import world
-
-__all__ = ["Desk", "Group"]
 
 
 def serve(config: dict[str, Any]) -> None:

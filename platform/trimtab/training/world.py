@@ -38,8 +38,8 @@ def world() -> World:
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World(0, 1)
 
 
-def join() -> World:
-    """The ranks of this stage, with a process group of one made where nobody made one (DeepSpeed needs it)."""
+def join() -> None:
+    """Make a process group of one where nobody made one: DeepSpeed needs it."""
     import torch
     import torch.distributed as dist
 
@@ -48,7 +48,6 @@ def join() -> World:
         os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    return world()
 
 
 def name_accelerator() -> None:
