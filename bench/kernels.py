@@ -1,7 +1,7 @@
 """What a training step on a CPU is made of: attention kernels on short and long rows, AdamW plain and fused.
 
 CPU seconds on one thread, SmolLM2's upper four layers in bfloat16: the numbers behind `suit_attention` in
-models/network.py and `fused=True` in training/trainers.py. Medians; writes bench/results/kernels.json.
+models/network.py and `fused=True` in training/trainers/_base.py. Medians; writes bench/results/kernels.json.
 """
 
 from __future__ import annotations

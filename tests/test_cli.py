@@ -214,3 +214,25 @@ def test_a_killed_run_is_settled_and_resumed(tmp_path: Path, model: Path) -> Non
     synced = trimtab("report", "--sync", storage=storage)
     assert synced.returncode == 0, synced.stdout
     assert len(synced.stdout.splitlines()) == 2
+
+
+def test_pairs_are_shown_with_their_rejects(tmp_path: Path) -> None:
+    rows = [{"prompt": "Is it?", "chosen": f" yes {i}", "rejected": " no"} for i in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "oops\n")
+    bad = tmp_path / "bad.jsonl"
+    done = trimtab("data", tmp_path / "pairs.jsonl", "max_bad_fraction=0.2", "--quarantine", bad, storage=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pairs.jsonl: pairs, prompts are texts" in done.stdout
+    assert "chosen:    yes 0" in done.stdout
+    assert "NOT USABLE" not in done.stdout
+    assert [json.loads(line)["reason"] for line in bad.read_text().splitlines()] == ["not JSON"]
+    done = trimtab("data", tmp_path / "pairs.jsonl", "columns.chosn=x", storage=tmp_path)
+    assert (done.returncode, "did you mean 'chosen'" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_pairs_are_shown_as_a_model_sees_them(tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "bread cup", "chosen": " door", "rejected": " river"}\n')
+    done = trimtab("data", tmp_path / "pairs.jsonl", "--model", tiny.model, storage=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "chosen:   bread cup[[door [EOS]]]" in done.stdout

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.alignment import PromptSpec
 from trimtab.errors import JobError
-from trimtab.load import load_job, load_task
+from trimtab.load import load_data, load_job
+from trimtab.parts import TaskSpec
 
 JOB = """\
 kind: weak_to_strong
@@ -202,10 +204,23 @@ def test_a_key_that_yaml_reads_as_a_truth_value(tmp_path: Path) -> None:
 
 
 def test_a_task_from_the_command_line() -> None:
-    task = load_task("rows.csv", ["columns.text=body", "max_bad_fraction=0.5"])
+    task = load_data("rows.csv", ["columns.text=body", "max_bad_fraction=0.5"])
     assert (task.source, task.columns.text, task.max_bad_fraction) == ("rows.csv", "body", 0.5)
     with pytest.raises(JobError) as caught:
-        load_task("rows.csv", ["columns.txt=body", "format=clasification"])
+        load_data("rows.csv", ["columns.txt=body", "format=clasification"])
     assert len(caught.value.problems) == 2
     assert "did you mean 'text'?" in caught.value.problems[1]
     assert "'classification' or 'multiple_choice'; did you mean 'classification'?" in caught.value.problems[0]
+
+
+def test_data_from_the_command_line_are_prompts_where_fields_or_columns_say_so(tmp_path: Path) -> None:
+    pairs, rows = tmp_path / "pairs.jsonl", tmp_path / "rows.jsonl"
+    pairs.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
+    rows.write_text('{"text": "p", "label": 1}\n')
+    assert isinstance(load_data(str(rows)), TaskSpec)
+    assert isinstance(load_data(str(pairs)), PromptSpec)
+    assert isinstance(load_data("builtin:openings"), PromptSpec)
+    assert load_data(str(rows), ["columns.prompt=text"]).columns.prompt == "text"
+    assert isinstance(load_data(str(pairs), ["columns.label=chosen"]), TaskSpec)
+    with pytest.raises(JobError, match="did you mean 'prompt'"):
+        load_data(str(pairs), ["columns.promt=text"])

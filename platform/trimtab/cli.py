@@ -187,16 +187,20 @@ def report(
 @app.command()
 def data(
     source: Annotated[str, typer.Argument(help="builtin:NAME, a file, a folder, or a hub id")],
-    options: Annotated[list[str] | None, typer.Argument(help="task fields, such as columns.text=body")] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="fields of a task or prompts: columns.text=body")] = None,
     quarantine: Annotated[Path | None, typer.Option(help="write the rows that cannot be used to this file")] = None,
+    model: Annotated[str | None, typer.Option(help="show prompts and answers as this model sees them")] = None,
 ) -> None:
     """Show how a data set is read: format, rows, balance, lengths, duplicates, rows that cannot be used."""
     with told():
         from trimtab import verbs
-        from trimtab.data.doctor import render
+        from trimtab.data.doctor import DataReport, render
+        from trimtab.data.prompt_doctor import render_prompts
 
-        found = verbs.data(source, options or [], quarantine=quarantine)
-        _say(render(found))
+        found = verbs.data(source, options or [], quarantine=quarantine, model=model)
+        _say(render(found) if isinstance(found, DataReport) else render_prompts(found))
+        if model and isinstance(found, DataReport):
+            _say("--model shows prompts and answers; these are labelled texts", "yellow")
         if quarantine:
             _say(f"{found.n_rejected} rows written to {quarantine}")
 

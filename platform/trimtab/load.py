@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from trimtab.alignment import PromptSpec
 from trimtab.compute import Compute
+from trimtab.data.prompt_doctor import holds_prompts
 from trimtab.errors import JobError
 from trimtab.mistakes import Mistake, Source, beyond_types, nearest, worded
 from trimtab.parts import TaskSpec
@@ -52,15 +54,20 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     return Job(re.sub(r"[^\w.-]+", "-", name), pipeline, place)
 
 
-def load_task(source: str, overrides: Sequence[str] = ()) -> TaskSpec:
-    """A task from a source and `field=value` strings. Raises JobError with every mistake."""
+def load_data(source: str, overrides: Sequence[str] = ()) -> TaskSpec | PromptSpec:
+    """A data set from a source and `field=value` strings: as a task, or as prompts where its columns or fields say so.
+
+    Raises JobError with every mistake.
+    """
     raw: dict[str, Any] = {"source": source}
-    said = Source("task", None)
+    said = Source("data", None)
     problems = [problem for text in overrides for problem in _override(raw, text, said)]
-    task, found = _validated(TaskSpec, raw, ())
-    if problems or found:
-        raise JobError(problems + said.told(found))
-    return task
+    task, prompts = _validated(TaskSpec, raw, ()), _validated(PromptSpec, raw, ())
+    fits = [found for found in (task, prompts) if not found[1]]
+    loaded, mistakes = fits[0] if len(fits) == 1 else prompts if holds_prompts(source) else task
+    if problems or mistakes:
+        raise JobError(problems + said.told(mistakes))
+    return loaded
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Source]:

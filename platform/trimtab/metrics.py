@@ -167,33 +167,33 @@ def paired_bootstrap(
     row drawn counts in every seed. S seeds show too little of their own spread: (S - 1) / S of its variance.
     Raises DataError where seeds or rows differ between models.
     """
-    rows_SNM = _rows_by_seed(correct)
-    draws_RM = _resample(rows_SNM, np.random.default_rng(seed), resamples, same_rows=same_rows)
+    rows_SNM = rows_by_seed(correct)
+    if not all(np.isin(rows_NM, (0, 1)).all() for rows_NM in rows_SNM):
+        raise DataError("correctness must be 1 for a right answer and 0 for a wrong one; found other values")
+    draws_RM = resample(rows_SNM, np.random.default_rng(seed), resamples, same_rows=same_rows)
     means_M = np.mean([rows_NM.mean(0) for rows_NM in rows_SNM], axis=0)
     found = {name: (float(means_M[m]), draws_RM[:, m]) for m, name in enumerate(correct)}
-    accuracies = {name: Interval(mean, *_percentiles(draw_R, level)) for name, (mean, draw_R) in found.items()}
+    accuracies = {name: Interval(mean, *percentiles(draw_R, level)) for name, (mean, draw_R) in found.items()}
     if not set(ENDS) <= set(found):
         return Bootstrap(accuracies, {})
-    recovered = {name: _pgr_interval(found, name, level) for name in found if name not in ENDS}
+    recovered = {name: pgr_interval(found, name, level) for name in found if name not in ENDS}
     sizes = {"n_test": min(len(rows_NM) for rows_NM in rows_SNM), "seeds": len(rows_SNM)}
     return Bootstrap(accuracies, {name: replace(one, **sizes) for name, one in recovered.items()})
 
 
-def _rows_by_seed(correct: Mapping[str, Sequence[ArrayLike]]) -> list[NDArray[np.float64]]:
-    """One array (N, M) per seed."""
-    rows = {name: tuple(np.size(column_N) for column_N in per_seed) for name, per_seed in correct.items()}
+def rows_by_seed(values: Mapping[str, Sequence[ArrayLike]]) -> list[NDArray[np.float64]]:
+    """One array (N, M) per seed. Raises DataError where seeds or rows differ between models."""
+    rows = {name: tuple(np.size(column_N) for column_N in per_seed) for name, per_seed in values.items()}
     if len(set(rows.values())) != 1 or not all(all(sizes) and sizes for sizes in rows.values()):
         raise DataError(f"every model needs the same seeds and, in each, the same test rows; rows per seed: {rows}")
-    table = [np.stack([np.ravel(a_N) for a_N in seed], axis=1) for seed in zip(*correct.values(), strict=True)]
-    if not all(np.isin(rows_NM, (0, 1)).all() for rows_NM in table):
-        raise DataError("correctness must be 1 for a right answer and 0 for a wrong one; found other values")
+    table = [np.stack([np.ravel(a_N) for a_N in seed], axis=1) for seed in zip(*values.values(), strict=True)]
     return [rows_NM.astype(np.float64) for rows_NM in table]
 
 
-def _resample(
+def resample(
     rows_SNM: list[NDArray[np.float64]], rng: np.random.Generator, resamples: int, *, same_rows: bool
 ) -> NDArray[np.float64]:
-    """Accuracies averaged over the drawn seeds: (R, M)."""
+    """Means over drawn rows, averaged over the drawn seeds: (R, M)."""
     seeds, size = len(rows_SNM), len(rows_SNM[0])
     times_RS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
     if not same_rows:
@@ -211,19 +211,21 @@ def _row_sums(rows_NM: NDArray[np.float64], rng: np.random.Generator, n_R: NDArr
     return rng.multinomial(n_R, times_K / times_K.sum()) @ pattern_KM
 
 
-def _pgr_interval(found: Mapping[str, tuple[float, NDArray[np.float64]]], name: str, level: float) -> Pgr:
+def pgr_interval(found: Mapping[str, tuple[float, NDArray[np.float64]]], name: str, level: float) -> Pgr:
+    """Pgr from the mean and the resampled means of "supervisor", "ceiling" and the student `name`."""
     (weak, weak_R), (student, student_R), (ceiling, ceiling_R) = (found[key] for key in (ENDS[0], name, ENDS[1]))
     gap_R = ceiling_R - weak_R
     has_R = gap_R > ROUNDING
     one = Pgr(weak, student, ceiling, pgr(weak, student, ceiling), undefined_share=float(1 - has_R.mean()))
     if one.value is None:
         return one
-    lo, hi = _percentiles((student_R - weak_R)[has_R] / gap_R[has_R], level) if has_R.any() else (None, None)
+    lo, hi = percentiles((student_R - weak_R)[has_R] / gap_R[has_R], level) if has_R.any() else (None, None)
     informative = ceiling - weak > 2 * gap_R.std(ddof=1)
     return replace(one, lo=lo, hi=hi, status="ok" if informative else "uninformative")
 
 
-def _percentiles(draw_R: NDArray[np.float64], level: float) -> tuple[float, float]:
+def percentiles(draw_R: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Ends of the interval that holds the share `level` of the resamples."""
     lo, hi = np.quantile(draw_R, [(1 - level) / 2, (1 + level) / 2])
     return float(lo), float(hi)
 

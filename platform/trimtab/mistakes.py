@@ -13,14 +13,18 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from trimtab.alignment import OnlineSpec, PolicySpec, PromptSpec, RewardSpec
 from trimtab.compute import Compute
 from trimtab.data.sources import source_problem as data_problem
 from trimtab.models.source import source_problem as model_problem
 from trimtab.models.source import split_source
 from trimtab.parts import ModelSpec, Probe, TaskSpec, Top, TrainSpec
-from trimtab.run.estimate import whole_size
+from trimtab.run.estimate import size_of, whole_size
 from trimtab.spec import Spec
 
+TRAININGS = (TrainSpec, PolicySpec, RewardSpec, OnlineSpec)
+USUAL = "policy"
+"""The kind of a student that names none, where there are several."""
 Loc = tuple[str | int, ...]
 Mistake = tuple[Loc, str]
 
@@ -137,7 +141,7 @@ def _as_written(loc: Loc, raw: Any) -> Loc:
     path: list[str | int] = []
     node, tagged = raw, True
     for step in loc:
-        is_tag = not tagged and isinstance(node, dict) and node.get("kind") == step
+        is_tag = not tagged and isinstance(node, dict) and node.get("kind", USUAL) == step
         tagged = True
         if is_tag or step == "[key]":
             continue
@@ -158,7 +162,7 @@ def typed(annotation: Any, node: Any, loc: Loc = ()) -> Iterator[tuple[Loc, type
     elif origin in (typing.Union, types.UnionType):
         for member in arguments:
             kind = member.model_fields.get("kind") if isinstance(member, type) and issubclass(member, Spec) else None
-            if kind is None or (isinstance(node, Mapping) and node.get("kind") == kind.default):
+            if kind is None or (isinstance(node, Mapping) and node.get("kind", USUAL) == kind.default):
                 yield from typed(member, node, loc)
     elif isinstance(annotation, type) and issubclass(annotation, Spec):
         yield loc, annotation, node
@@ -186,7 +190,7 @@ def beyond_types(cls: type[Spec], raw: dict[str, Any], compute: Compute | None) 
     Looks at every part that is right by itself, whatever is wrong with the others; `compute` is None if that is wrong.
     """
     compute = compute or Compute()
-    checks = {ModelSpec: _model, TaskSpec: _task, TrainSpec: _training}
+    checks = {ModelSpec: _model, TaskSpec: _task, PromptSpec: _prompts} | dict.fromkeys(TRAININGS, _training)
     for loc, found, node in typed(cls, raw):
         if found in checks:
             try:
@@ -214,6 +218,13 @@ def _task(task: TaskSpec, compute: Compute) -> Iterator[tuple[str, str]]:
             yield name, problem
 
 
+def _prompts(task: PromptSpec, compute: Compute) -> Iterator[tuple[str, str]]:
+    sources = (task.source,) if isinstance(task.source, str) else task.source
+    for name, source in (*(("source", one) for one in sources), ("test", task.test)):
+        if source is not None and (problem := data_problem(source)):
+            yield name, problem
+
+
 def _model(model: ModelSpec, compute: Compute) -> Iterator[tuple[str, str]]:
     kind, name = split_source(model.source)
     if problem := model_problem(model.source):
@@ -228,9 +239,12 @@ def _model(model: ModelSpec, compute: Compute) -> Iterator[tuple[str, str]]:
         yield "layers", f"the model has {size.layers} layers"
 
 
-def _training(spec: TrainSpec, compute: Compute) -> Iterator[tuple[str, str]]:
+def _training(spec: TrainSpec | PolicySpec | RewardSpec | OnlineSpec, compute: Compute) -> Iterator[tuple[str, str]]:
     if not isinstance(spec.tune, Probe) and spec.batch_size % compute.workers:
         yield "batch_size", f"{spec.batch_size} rows cannot be shared by {compute.workers} workers"
-    size = whole_size(spec.model)
-    if isinstance(spec.tune, Top) and spec.model.layers is None and size and spec.tune.layers >= size.layers:
+    size = size_of(spec.model)
+    if isinstance(spec.tune, Top) and size and spec.tune.layers >= size.layers:
         yield "tune", f"tune.layers is {spec.tune.layers} but the model has {size.layers}; use kind: full"
+    share = min(compute.micro_batch or spec.batch_size, spec.batch_size // compute.workers)
+    if getattr(getattr(spec, "objective", None), "sorts", False) and share < spec.batch_size:
+        yield "objective", "compares all rows of a batch: set compute.workers to 1 and leave compute.micro_batch out"

@@ -104,12 +104,9 @@ class FeatureSpec(Spec):
     max_length: int = 512
 
 
-class TrainSpec(Spec):
-    """A model trained on labels."""
+class Training(Spec):
+    """How weights are trained, whatever on."""
 
-    model: ModelSpec
-    objective: AnyObjective = Xent()
-    tune: Tune = Full()
     max_length: int = Field(512, ge=1)
     batch_size: int = Field(32, ge=1, description="rows of one optimiser step over all workers")
     num_train_epochs: float = Field(2, gt=0)
@@ -122,7 +119,18 @@ class TrainSpec(Spec):
     eval_fraction: float = Field(
         0.0, ge=0, lt=1, description="rows held out to watch agreement with their (weak) labels"
     )
+    on_nonfinite: Literal["stop", "skip", "rollback"] = Field(
+        "stop", description="a loss or gradient that is not finite: name the rows, leave them out, or go back a little"
+    )
     seed: int = 0
+
+
+class TrainSpec(Training):
+    """A model trained on labels."""
+
+    model: ModelSpec
+    objective: AnyObjective = Xent()
+    tune: Tune = Full()
 
     def trunk(self) -> FeatureSpec | None:
         """The part that training leaves frozen, whose states can be computed once; None where all of it moves."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Sequence
@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.compute import default_storage
+from trimtab.compute import Compute, default_storage
 from trimtab.environment import settle
 from trimtab.errors import DataError
-from trimtab.load import Job, load_job, load_task
+from trimtab.load import Job, load_data, load_job
+from trimtab.parts import TaskSpec
 from trimtab.run.artifact import Artifact, Node, PlanRunner
-from trimtab.run.estimate import Need, free_here, machine, need, preflight, text_of, total
+from trimtab.run.estimate import Need, free_here, need, preflight, text_of, total
 from trimtab.run.log import EventLog, Listener, first_event, owner, read_log, run_folders, settle_runs
 
 if TYPE_CHECKING:
     from trimtab.data.doctor import DataReport
+    from trimtab.data.prompt_doctor import PromptReport
     from trimtab.run.track import Synced
 
 Table = list[list[str]]
@@ -151,15 +153,13 @@ def _execute(job: Job, run_id: str, log: Listener) -> None:
     runner = _runner(job, log)
     job.pipeline(runner)
     missing = {node.artifact.id for node in runner.pending}
-    log({"event": "plan", "stages": [_short(n, n.artifact.id not in missing) for n in runner.nodes.values()]})
+    stages = [(n.artifact, n.label) for n in runner.nodes.values()]
+    told = [{"stage_id": a.id, "label": label, "stage": a.stage, "have": a.id not in missing} for a, label in stages]
+    log({"event": "plan", "stages": told})
     for node in runner.nodes.values():
         if node.artifact.ready:
             log(_cached(node))
     runner.wait()
-
-
-def _short(node: Node, have: bool) -> dict[str, Any]:
-    return {"stage_id": node.artifact.id, "label": node.label, "stage": node.artifact.stage, "have": have}
 
 
 def _cached(node: Node) -> dict[str, Any]:
@@ -178,10 +178,7 @@ def _runner(job: Job, log: Listener) -> Any:
 
 
 def _table(folder: Path) -> Table:
-    import json
-
-    path = folder / "table.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    return json.loads(path.read_text()) if (path := folder / "table.json").exists() else []
 
 
 @dataclass(frozen=True)
@@ -222,14 +219,24 @@ def sync(run_id: str | None = None, storage: Path | None = None, uri: str | None
     return replay(place, run_id, uri=uri)
 
 
-def data(source: str, overrides: Sequence[str] = (), *, quarantine: Path | None = None) -> DataReport:
-    """What a data set looks like to trimtab; rows that cannot be used are written to `quarantine`.
+def data(
+    source: str, overrides: Sequence[str] = (), *, quarantine: Path | None = None, model: str | None = None
+) -> DataReport | PromptReport:
+    """What a data set looks like to trimtab, prompts also as `model` sees them; bad rows are written to `quarantine`.
 
-    Raises JobError for wrong task fields, DataError when the data set cannot be read at all.
+    Raises JobError for wrong fields, DataError when the data set cannot be read at all, ModelError for the model.
     """
     from trimtab.data.doctor import examine_with_rejected, write_quarantine
+    from trimtab.data.prompt_doctor import examine_prompts
+    from trimtab.models.network import load_tokenizer
+    from trimtab.models.source import model_folder
 
-    found, rejected = examine_with_rejected(load_task(source, overrides))
+    spec = load_data(source, overrides)
+    if isinstance(spec, TaskSpec):
+        found, rejected = examine_with_rejected(spec)
+    else:
+        tokenizer = load_tokenizer(model_folder(model, Compute().cache)) if model else None
+        found, rejected = examine_prompts(spec, tokenizer, model=model)
     if quarantine:
         write_quarantine(rejected, quarantine)
     return found
@@ -237,14 +244,7 @@ def data(source: str, overrides: Sequence[str] = (), *, quarantine: Path | None 
 
 def doctor(storage: Path | None = None) -> dict[str, str]:
     """Versions, devices, cores, memory, disk and Ray's state, for a bug report; needs neither storage nor Ray."""
-    from trimtab.run.track import default_uri
-    from trimtab.run.track_words import without_password
-    from trimtab.versions import commit, versions
+    from trimtab.run.surroundings import surroundings
 
     settle()
-    place = (storage or default_storage()).expanduser().resolve()
-    found = versions() | {"commit": commit() or "not a checkout"} | machine(place)
-    found["ray address"] = os.environ.get("RAY_ADDRESS", "none set; a run starts its own")
-    found["compiler"] = " and ".join(filter(None, [shutil.which("g++"), shutil.which("ninja")])) or "no g++ or ninja"
-    found["mlflow"] = f"{found['mlflow']} at {without_password(default_uri(place))}"
-    return found
+    return surroundings((storage or default_storage()).expanduser().resolve())

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from trimtab.data.splits import Splits, manifest, split_rows
-from trimtab.data.tables import Row
+from trimtab.data.splits import Splits, manifest, split_prompts, split_rows
+from trimtab.data.tables import Candidates, Completion, Row
 from trimtab.data.tasks import read_task
 from trimtab.errors import DataError
 from trimtab.parts import SplitSpec, TaskSpec
@@ -153,3 +153,42 @@ def test_manifest_names_each_split_by_its_ids() -> None:
     assert len({part["sha256"] for part in found.values()}) == 5
     empty = manifest(Splits([], [], [], [[]]))
     assert empty["test"]["sha256"] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def unlabelled(n: int) -> list[Row]:
+    return [Row(f"r{i}", f"t{i}", None, f"g{i // 2}") for i in range(n)]
+
+
+def test_rows_without_labels_are_drawn_like_rows_that_are_not_balanced() -> None:
+    rows = unlabelled(60)
+    splits = split_rows(rows, SplitSpec(supervise=15, hops=2))
+    assert sizes(splits) == [15, 20, 20]
+    assert sum(len(groups(part)) for part in lists(splits)) == len(set().union(*map(groups, lists(splits))))
+    classes = [Row(row.id, row.text, i % 2, row.group) for i, row in enumerate(rows)]
+    drawn = split_rows(classes, SplitSpec(supervise=15, hops=2, balance=False))
+    assert [[row.id for row in part] for part in lists(drawn)] == [[row.id for row in part] for part in lists(splits)]
+    assert manifest(splits)["test"]["classes"] == {}
+    with pytest.raises(DataError, match="row r3 has no label and others do"):
+        split_rows([*plain(9), *rows[3:4]], SplitSpec())
+
+
+def test_prompts_are_split_by_group_and_part() -> None:
+    rows = [Candidates(f"p{i}", "the same", [Completion("x")], f"g{i // 3}") for i in range(90)]
+    splits = split_prompts(rows, SplitSpec(hops=2))
+    assert [len(part) for part in (splits.supervise, splits.transfer, splits.test)] == [30, 30, 30]
+    parts = [splits.supervise, splits.test, *splits.hops]
+    assert sum(len({row.group for row in part}) for part in parts) == 30
+    assert [row for hop in splits.hops for row in hop] == splits.transfer
+    assert split_prompts(rows[::-1], SplitSpec(hops=2)) == splits
+    assert manifest(splits)["transfer"]["n"] == 30
+    held = [Candidates(f"t{i}", "the same", [], f"g{i}", "test") for i in range(8)]
+    assert {row.id for row in split_prompts(rows + held, SplitSpec()).test} == {row.id for row in held}
+
+
+def test_rows_without_a_group_go_their_own_ways_and_too_few_groups_say_the_way_out() -> None:
+    alone = [Candidates(f"p{i}", "the same", []) for i in range(9)]
+    splits = split_prompts(alone, SplitSpec())
+    assert len(splits.supervise) == len(splits.transfer) == len(splits.test) == 3
+    together = [Candidates(f"p{i}", "the same", [], "one") for i in range(9)]
+    with pytest.raises(DataError, match="9 prompts make up 1 groups, too few for 3 splits.*group_by: row"):
+        split_prompts(together, SplitSpec())

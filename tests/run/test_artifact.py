@@ -76,6 +76,15 @@ def test_keys_depend_on_spec_inputs_parts_and_version() -> None:
     assert len({base, *others}) == 7
 
 
+def test_a_stage_that_resumes_is_given_a_folder_of_its_own(tmp_path: Path) -> None:
+    resuming = stage(version=1, on="driver", resumes=True)(lambda: {})
+    plan = PlanRunner(compute(tmp_path))
+    artifact, plain = plan(resuming, Number(), base=Artifact("make", "a", tmp_path)), plan(make, Number())
+    assert plan.nodes[artifact.id].arguments() == {"base": tmp_path / "make-a", "partial": artifact.partial}
+    assert artifact.partial == tmp_path / "partial" / artifact.id
+    assert plan.nodes[plain.id].arguments() == {}
+
+
 def test_where_it_runs_never_enters_a_key(tmp_path: Path) -> None:
     here, there = compute(tmp_path), Compute(storage=tmp_path, workers=4, zero_stage=3, micro_batch=2)
     assert chain(PlanRunner(here)).key == chain(PlanRunner(there)).key
@@ -170,3 +179,18 @@ def test_the_record_says_where_it_came_from(tmp_path: Path) -> None:
     assert record["spec"] == {"value": 0.5, "note": ""}
     assert set(record["inputs"]) == {"terms.a", "terms.b", "base"}
     assert json.loads((last.folder / "metrics.json").read_text()) == {"value": 4.5}
+
+
+def test_every_file_behind_prompts_counts(tmp_path: Path) -> None:
+    from trimtab.alignment import PromptSpec
+    from trimtab.run.identity import identity
+
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    one.write_text('{"prompt": "p"}\n')
+    other.write_text('{"prompt": "q"}\n')
+    spec = PromptSpec(source=(str(one), str(other)))
+    before = identity(spec)
+    assert identity(PromptSpec(source=(str(other), str(one)))) != before
+    other.write_text('{"prompt": "r"}\n')
+    assert identity(spec) != before
+    assert identity(PromptSpec(source="builtin:openings"))["source"] == "builtin:openings"

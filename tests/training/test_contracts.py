@@ -26,7 +26,6 @@ def parameters(function) -> list[str]:
         ("compute_loss", ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]),
         ("create_optimizer", ["self", "model"]),
         ("log", ["self", "logs", "start_time"]),
-        ("evaluate", ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"]),
         ("_prepare_inputs", ["self", "inputs"]),
     ],
 )

@@ -13,7 +13,7 @@ def steps(rows: int, batch_size: int, *, workers: int, micro: int, epoch: int) -
     from accelerate.data_loader import BatchSamplerShard
     from torch.utils.data import BatchSampler
 
-    from trimtab.training.trainers import WholeBatches
+    from trimtab.training.trainers._base import WholeBatches
 
     sampler = WholeBatches(rows, batch_size=batch_size, seed=3)
     sampler.set_epoch(epoch)
@@ -45,12 +45,14 @@ def test_decay_and_the_head_s_learning_rate_go_to_the_right_weights(tiny, tmp_pa
     from transformers import TrainingArguments
 
     from trimtab.models.network import load_network, train_upper
-    from trimtab.training.trainers import LabelTrainer
+    from trimtab.training.trainers._base import Settings
+    from trimtab.training.trainers.labels import LabelTrainer
 
     model = load_network(tiny.spec().model, tmp_path, n_classes=2)
     train_upper(model, 1)
     args = TrainingArguments(output_dir=str(tmp_path), learning_rate=0.1, weight_decay=0.5, use_cpu=True, report_to=[])
-    trainer = LabelTrainer(model=model, args=args, objective=tiny.spec().objective, batch_size=4, head_lr_scale=3.0)
+    settings = Settings([], batch_size=4, head_lr_scale=3.0)
+    trainer = LabelTrainer(model=model, args=args, objective=tiny.spec().objective, settings=settings)
     optimizer = trainer.create_optimizer()
     assert optimizer is trainer.create_optimizer()
     names = {id(weight): name for name, weight in model.named_parameters()}
@@ -63,7 +65,7 @@ def test_decay_and_the_head_s_learning_rate_go_to_the_right_weights(tiny, tmp_pa
 
 
 def test_seen_rows_join_and_are_chosen():
-    from trimtab.training.trainers import Seen
+    from trimtab.training.trainers.labels import Seen
 
     one = Seen(torch.tensor([4, 1]), torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.eye(2))
     both = Seen.joined([one, one[one.row_N.argsort()]])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Protocol
 
 from trimtab.data.formats import Format
 from trimtab.data.tables import Row
@@ -81,9 +82,6 @@ def examine_with_rejected(task: TaskSpec) -> tuple[DataReport, list[Rejected]]:
     labels: dict[str, Counter[int]] = defaultdict(Counter)
     for row in rows:
         labels[row.part][row.label] += 1
-    rejected: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for bad in found.rejected:
-        rejected[bad.reason].append((bad.source, bad.row_number))
     report = DataReport(
         source=task.source,
         format=found.format,
@@ -94,13 +92,21 @@ def examine_with_rejected(task: TaskSpec) -> tuple[DataReport, list[Rejected]]:
         n_groups=len({row.group for row in rows if row.group is not None}),
         sample=tuple(rows[:3]),
         labels={part: dict(sorted(labels[part].items())) for part in sorted(labels, reverse=True)},
-        characters=_lengths([len(row.text) for row in rows]),
-        words=_lengths([len(row.text.split()) for row in rows]),
+        characters=lengths_of([len(row.text) for row in rows]),
+        words=lengths_of([len(row.text.split()) for row in rows]),
         duplicates=_duplicates(rows, found.conflicts),
-        rejected={reason: tuple(places) for reason, places in rejected.items()},
+        rejected=by_reason(found.rejected),
         max_bad_fraction=task.max_bad_fraction,
     )
     return report, found.rejected
+
+
+def by_reason(rejected: Iterable[Rejected]) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Reason -> (source, row number) of each row rejected for it."""
+    places: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for bad in rejected:
+        places[bad.reason].append((bad.source, bad.row_number))
+    return {reason: tuple(found) for reason, found in places.items()}
 
 
 def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
@@ -115,7 +121,8 @@ def normalised(text: str) -> str:
     return "".join(c for c in text.casefold() if c.isalnum()) or text
 
 
-def _lengths(values: list[int]) -> Lengths | None:
+def lengths_of(values: list[int]) -> Lengths | None:
+    """Range, middle and spread; None of nothing."""
     if not values:
         return None
     values = sorted(values)
@@ -147,17 +154,18 @@ def render(report: DataReport) -> str:
         f"{report.n_rows} rows from {report.n_records} records{groups}; {report.n_rejected} records rejected",
         "",
         *_label_lines(report),
-        *_length_lines("characters", report.characters),
-        *_length_lines("words", report.words),
+        *length_lines("characters", report.characters),
+        *length_lines("words", report.words),
         *_duplicate_lines(report.duplicates),
-        *_rejected_lines(report),
+        *rejected_lines(report),
         "First rows:",
-        *(f"  {row.id} [{_name(report, row.label)}] {_short(row.text)}" for row in report.sample),
+        *(f"  {row.id} [{_name(report, row.label)}] {short(row.text)}" for row in report.sample),
     ]
     return "\n".join(lines)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """What a terminal can show of a text on one line."""
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= 160 else text[:157] + "..."
 
@@ -170,12 +178,13 @@ def _label_lines(report: DataReport) -> list[str]:
     lines = []
     for part, counts in report.labels.items():
         total = sum(counts.values())
-        shares = ", ".join(f"{_short(_name(report, c))}: {n} ({n / total:.1%})" for c, n in counts.items())
+        shares = ", ".join(f"{short(_name(report, c))}: {n} ({n / total:.1%})" for c, n in counts.items())
         lines.append(f"Labels, {part}: {shares}")
     return lines
 
 
-def _length_lines(unit: str, lengths: Lengths | None) -> list[str]:
+def length_lines(unit: str, lengths: Lengths | None) -> list[str]:
+    """Lengths in words and as a histogram."""
     if lengths is None:
         return []
     highest = max(n for _, _, n in lengths.bins)
@@ -193,11 +202,27 @@ def _duplicate_lines(found: Duplicates) -> list[str]:
     ]
     if found.conflicts:
         shown = "; ".join(", ".join(ids) for ids in found.conflicts[:SHOWN])
-        lines.append(f"Texts with more than one label: {len(found.conflicts)} (rows {_short(shown)})")
+        lines.append(f"Texts with more than one label: {len(found.conflicts)} (rows {short(shown)})")
     return lines
 
 
-def _rejected_lines(report: DataReport) -> list[str]:
+class Checked(Protocol):
+    """The part of a report that says what could not be used."""
+
+    @property
+    def rejected(self) -> dict[str, tuple[tuple[str, int], ...]]: ...
+    @property
+    def n_rejected(self) -> int: ...
+    @property
+    def n_records(self) -> int: ...
+    @property
+    def max_bad_fraction(self) -> float: ...
+    @property
+    def usable(self) -> bool: ...
+
+
+def rejected_lines(report: Checked) -> list[str]:
+    """How many rows were rejected for what, and where the first of them are."""
     lines = []
     for reason, places in sorted(report.rejected.items(), key=lambda item: -len(item[1])):
         shown = ", ".join(f"{source}:{number}" for source, number in places[:SHOWN])

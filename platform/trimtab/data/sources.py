@@ -1,11 +1,10 @@
-"""Where raw rows come from: a built-in word list, a local file or folder, or a data set of the Hugging Face hub."""
+"""Where raw rows come from: a built-in data set, a local file or folder, or a data set of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import csv
 import difflib
 import gzip
-import importlib.util
 import io
 import json
 import re
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.data.builtin import BUILTIN
 from trimtab.data.tables import Part
 from trimtab.errors import DataError
 
-BUILTIN = ("valence",)
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz")
 PART_FILE = re.compile(
     r"(?:(?P<name>.+)\.)?(?P<part>train|test)(?:-\d+-of-\d+)?(?:" + "|".join(map(re.escape, SUFFIXES)) + ")"
@@ -48,7 +47,7 @@ def read_records(source: str, part: Part = "train") -> list[Record]:
     """
     found = _located(source)
     if isinstance(found, Path):
-        return list(_builtin(found, part) if source.startswith("builtin:") else _file(found, part))
+        return list(_builtin(source, found, part) if source.startswith("builtin:") else _file(found, part))
     if isinstance(found, re.Match):
         return list(_hub(found["id"], found["split"], part))
     if part == "train" and all(own == "test" for _, own in found):
@@ -68,7 +67,10 @@ def source_problem(source: str) -> str | None:
 def _located(source: str) -> Path | list[tuple[Path, Part]] | re.Match[str]:
     """The one file of a source, or its train and test files, or its hub id. Raises DataError when it is none."""
     if source.startswith("builtin:"):
-        return _lexicon(source.removeprefix("builtin:"))
+        name = source.removeprefix("builtin:")
+        if name not in BUILTIN:
+            raise DataError(f"no built-in data set {name!r}; {nearest(name, BUILTIN)}")
+        return BUILTIN[name].file()
     path = Path(source).expanduser()
     if path.is_file():
         return path
@@ -202,32 +204,9 @@ def _parquet(data: bytes) -> Iterator[tuple[int, Any, str | None]]:
         yield number, raw, None
 
 
-def _builtin(lexicon: Path, part: Part) -> Iterator[Record]:
-    """Words and the sign of their mean vote in VADER's lexicon (Hutto & Gilbert 2014), grouped by word family."""
-    seen: set[str] = set()
-    for number, line in enumerate(lexicon.read_text(encoding="utf-8").splitlines(), start=1):
-        word, mean = line.split("\t")[:2]
-        if re.fullmatch("[A-Za-z]{3,}", word) and abs(float(mean)) >= 0.5 and word not in seen:
-            seen.add(word)
-            raw = {
-                "id": f"valence-{word}",
-                "word": word,
-                "text": f'The feeling of the word "{word}" is',
-                "label": int(float(mean) > 0),
-                "group": word[:5].lower(),
-                "mean": float(mean),
-            }
-            yield Record("builtin:valence", number, raw, part)
-
-
-def _lexicon(name: str) -> Path:
-    """The file behind builtin:valence."""
-    if name not in BUILTIN:
-        raise DataError(f"no built-in data set {name!r}; {nearest(name, BUILTIN)}")
-    found = importlib.util.find_spec("vaderSentiment")  # not imported: the import needs more packages
-    if found is None or not found.submodule_search_locations:
-        raise DataError("builtin:valence needs the package vaderSentiment; run: pip install --no-deps vaderSentiment")
-    return Path(found.submodule_search_locations[0]) / "vader_lexicon.txt"
+def _builtin(source: str, path: Path, part: Part) -> Iterator[Record]:
+    rows = BUILTIN[source.removeprefix("builtin:")].rows(path)
+    return (Record(source, number, raw, part) for number, raw in rows)
 
 
 def _hub(name: str, split: str | None, part: Part) -> Iterator[Record]:

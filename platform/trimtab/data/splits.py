@@ -9,22 +9,24 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from trimtab.data.formats import stable_hash
-from trimtab.data.tables import Row
+from trimtab.data.tables import Candidates, Row
 from trimtab.errors import DataError
 from trimtab.parts import SplitSpec
 
+R = TypeVar("R", Row, Candidates)
+
 
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[R]):
     """The three splits; `hops` are equal, group-disjoint parts that make up transfer."""
 
-    supervise: list[Row]
-    transfer: list[Row]
-    test: list[Row]
-    hops: list[list[Row]]
+    supervise: list[R]
+    transfer: list[R]
+    test: list[R]
+    hops: list[list[R]]
 
 
 @dataclass
@@ -52,17 +54,18 @@ class _Unit:
         return sum(len(rows) for rows in self.rows.values())
 
 
-def split_rows(rows: Sequence[Row], spec: SplitSpec) -> Splits:
+def split_rows(rows: Sequence[Row], spec: SplitSpec) -> Splits[Row]:
     """Draw the splits.
 
     Rows of part "test", where there are any, make up the test split; else all three come from the same rows. Rows of
     one group, and rows without a group that share a text, never go to different splits of the same source. With
-    `balance` every split holds each class equally often.
+    `balance` every split holds each class equally often; where no row has a label there is nothing to balance.
 
-    Raises DataError for a size that cannot be met, an empty split, a split of one class, or a label below 0.
+    Raises DataError for a size that cannot be met, an empty split, a split of one class, a label below 0, or labels
+    that only some rows have.
     """
     classes = _classes(rows)
-    n_strata = len(classes) if spec.balance else 1
+    n_strata = len(classes) if classes and spec.balance else 1
     hops = [_Target(f"transfer.{i}", _part(spec.transfer, spec.hops), 1) for i in range(spec.hops)]
     train = [_Target("supervise", spec.supervise, spec.hops), *hops]
     own_test = [row for row in rows if row.part == "test"]
@@ -78,7 +81,25 @@ def split_rows(rows: Sequence[Row], spec: SplitSpec) -> Splits:
     return Splits(done["supervise"], [row for part in parts for row in part], done["test"], parts)
 
 
-def manifest(splits: Splits) -> dict[str, dict[str, Any]]:
+def split_prompts(rows: Sequence[Candidates], spec: SplitSpec) -> Splits[Candidates]:
+    """Draw the splits of prompts as `split_rows` does; a row without a group goes its own way, whatever its text.
+
+    Raises DataError as that does, and where there are fewer groups than splits.
+    """
+    groups = {row.group or row.id for row in rows}
+    if len(groups) < 2 + spec.hops <= len(rows):
+        raise DataError(
+            f"split: the {len(rows)} prompts make up {len(groups)} groups, too few for {2 + spec.hops} splits that "
+            "share none; read them with group_by: row, or give a group column"
+        )
+    by_id = {row.id: row for row in rows}
+    drawn = split_rows([Row(row.id, row.id, None, row.group, row.part) for row in rows], spec)
+    hops = [[by_id[row.id] for row in hop] for hop in drawn.hops]
+    supervise, test = ([by_id[row.id] for row in part] for part in (drawn.supervise, drawn.test))
+    return Splits(supervise, [row for hop in hops for row in hop], test, hops)
+
+
+def manifest(splits: Splits[R]) -> dict[str, dict[str, Any]]:
     """For each split, and each hop where there are several: rows, rows of each class, sha256 of the sorted ids."""
     named = {"supervise": splits.supervise, "transfer": splits.transfer, "test": splits.test}
     if len(splits.hops) > 1:
@@ -86,17 +107,26 @@ def manifest(splits: Splits) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "n": len(rows),
-            "classes": dict(sorted(Counter(str(row.label) for row in rows).items())),
+            "classes": dict(sorted(Counter(str(row.label) for row in rows if _labelled(row)).items())),
             "sha256": hashlib.sha256("\n".join(sorted(row.id for row in rows)).encode()).hexdigest(),
         }
         for name, rows in named.items()
     }
 
 
+def _labelled(row: Row | Candidates) -> bool:
+    return isinstance(row, Row) and row.label is not None
+
+
 def _classes(rows: Sequence[Row]) -> list[int]:
-    found = sorted({row.label for row in rows})
-    if not found:
+    if not rows:
         raise DataError("split: there are no rows")
+    without = [row for row in rows if row.label is None]
+    if len(without) == len(rows):
+        return []
+    if without:
+        raise DataError(f"split: row {without[0].id} has no label and others do; give each row one, or none of them")
+    found = sorted({row.label for row in rows})
     if found[0] < 0:
         row = next(row for row in rows if row.label < 0)
         raise DataError(f"split: row {row.id}: label {row.label} is not in range; classes are counted from 0")
@@ -132,7 +162,7 @@ def _units(rows: Sequence[Row], spec: SplitSpec) -> list[_Unit]:
     units: dict[str, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         key = f"row:{first[row.text]}" if row.group is None else f"group:{row.group}"
-        units[key][row.label if spec.balance else 0].append(row)
+        units[key][row.label if spec.balance and row.label is not None else 0].append(row)
     return [_Unit(key, units[key]) for key in sorted(units, key=lambda key: (stable_hash(spec.seed, key), key))]
 
 
@@ -211,6 +241,6 @@ def _finished(target: _Target, spec: SplitSpec, n_strata: int) -> list[Row]:
         return stable_hash(spec.seed, target.name, row.id)
 
     kept = [row for s in range(n_strata) for row in sorted(target.rows[s], key=order)[:each]]
-    if len({row.label for row in kept}) < 2:
+    if len({row.label for row in kept}) < 2 and _labelled(kept[0]):
         raise DataError(f"split.{target.name.split('.')[0]}: all its {len(kept)} rows have one label")
     return sorted(kept, key=order)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from trimtab.errors import DataError
 
 Part = Literal["train", "test"]
+Message = dict[str, str]
+Prompt = str | list[Message]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An example with its truth. Rows of one group never go to different splits."""
+    """An example with its truth, where it has one. Rows of one group never go to different splits."""
 
     id: str
     text: str
-    label: int
+    label: int | None
     group: str | None = None
     part: Part = "train"
 
@@ -35,6 +37,41 @@ class WeakLabel:
     hard_label: int
     weak_model: str
     weak_confidence: float
+    label_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A continuation of a prompt. `ended`: it is whole, so an end token belongs after it."""
+
+    text: str
+    ended: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """A prompt, a text or messages with a role and a content, and completions of it, if there are any yet."""
+
+    id: str
+    prompt: Prompt
+    candidates: list[Completion]
+    group: str | None = None
+    part: Part = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two completions of a prompt. `p`: how likely the chosen one is the better; `margin`: difference of the scores."""
+
+    id: str
+    prompt_id: str
+    prompt: Prompt
+    chosen: Completion
+    rejected: Completion
+    chosen_index: int
+    rejected_index: int
+    p: float
+    margin: float
     label_source: str
 
 
@@ -72,3 +109,19 @@ def read_table(path: Path, kind: type[T]) -> list[T]:
         except TypeError as error:
             raise DataError(f"{path}, row {number}: not a {kind.__name__} ({error})") from error
     return rows
+
+
+def read_candidates(path: Path) -> list[Candidates]:
+    """Prompts with their completions. Raises DataError for a line with other fields."""
+    return [
+        replace(row, candidates=[Completion(**completion) for completion in row.candidates])
+        for row in read_table(path, Candidates)
+    ]
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Pairs. Raises DataError for a line with other fields."""
+    return [
+        replace(row, chosen=Completion(**row.chosen), rejected=Completion(**row.rejected))
+        for row in read_table(path, Pair)
+    ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from trimtab.data.formats import BadRow, Format, RowReader, label_names, stable_hash, template_fields
 from trimtab.data.sources import Record, nearest, read_records
@@ -62,16 +62,32 @@ def read_task(task: TaskSpec) -> ReadResult:
     bad rows.
     """
     result = scan_task(task)
-    bad = len(result.rejected)
-    if bad > task.max_bad_fraction * result.n_records or not result.rows:
-        reasons = ", ".join(f"{n} x {reason}" for reason, n in Counter(r.reason for r in result.rejected).most_common())
-        first = result.rejected[0]
-        raise DataError(
-            f"{task.source}: {bad} of {result.n_records} rows cannot be used ({reasons}); first: {first.source}, "
-            f"row {first.row_number}: {first.reason}: {str(first.raw)[:200]}. Repair them, map `columns`, or raise "
-            f"max_bad_fraction (now {task.max_bad_fraction:g})"
-        )
+    check_usable(task.source, result, task.max_bad_fraction)
     return result
+
+
+class Scanned(Protocol):
+    """What was read, whatever of."""
+
+    @property
+    def rows(self) -> Sized: ...
+    @property
+    def rejected(self) -> list[Rejected]: ...
+    @property
+    def n_records(self) -> int: ...
+
+
+def check_usable(source: str, found: Scanned, max_bad_fraction: float) -> None:
+    """Raises DataError when there are no rows or more than `max_bad_fraction` bad ones."""
+    bad = len(found.rejected)
+    if found.rows and bad <= max_bad_fraction * found.n_records:
+        return
+    reasons = ", ".join(f"{n} x {reason}" for reason, n in Counter(r.reason for r in found.rejected).most_common())
+    first = "; ".join(f"{r.source}, row {r.row_number}: {r.reason}: {str(r.raw)[:200]}" for r in found.rejected[:3])
+    raise DataError(
+        f"{source}: {bad} of {found.n_records} rows cannot be used ({reasons}); first: {first}. Repair them, map "
+        f"`columns`, or raise max_bad_fraction (now {max_bad_fraction:g})"
+    )
 
 
 def scan_task(task: TaskSpec) -> ReadResult:

@@ -78,8 +78,7 @@ def load_network(spec: ModelSpec, cache: Path, n_classes: int | None = None) -> 
             weight.data.zero_()
         model.config.pad_token_id = load_tokenizer(folder).pad_token_id
     model.config.use_cache = False
-    if spec.layers is not None:
-        keep_layers(model, list(range(spec.layers)) if isinstance(spec.layers, int) else list(spec.layers))
+    cut(model, spec.layers)
     return model
 
 
@@ -104,6 +103,12 @@ def decoder(model: PreTrainedModel) -> Any:
     return body
 
 
+def cut(model: PreTrainedModel, layers: int | tuple[int, ...] | None) -> None:
+    """Keep the first layers or those listed, as a model's spec says; None keeps all."""
+    if layers is not None:
+        keep_layers(model, list(range(layers)) if isinstance(layers, int) else list(layers))
+
+
 def keep_layers(model: PreTrainedModel, kept: list[int]) -> list[nn.Module]:
     """Keep these layers, in this order; returns those removed. The configuration follows."""
     from torch import nn
@@ -113,20 +118,33 @@ def keep_layers(model: PreTrainedModel, kept: list[int]) -> list[nn.Module]:
     if not kept or len(set(kept)) < len(kept) or not set(kept) <= set(range(len(layers))):
         raise ModelError(f"{model.config.model_type} has layers 0 to {len(layers) - 1}; asked to keep {kept}")
     body.layers = nn.ModuleList([layers[i] for i in kept])
+    _number(body.layers)
     model.config.num_hidden_layers = len(kept)
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = [model.config.layer_types[i] for i in kept]
     return [layer for i, layer in enumerate(layers) if i not in kept]
 
 
+def _number(layers: nn.ModuleList) -> None:
+    """Each layer's keys and values are kept under its number, so the numbers must be those of their places."""
+    for place, layer in enumerate(layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = place
+
+
 def train_upper(model: PreTrainedModel, upper: int) -> None:
-    """Freeze all but the upper layers, the norm above them and the head. Raises ModelError when no layer is left."""
+    """Freeze all but the upper layers, the norm above them and a classification head; a language model's head stays.
+
+    Raises ModelError when no layer is left.
+    """
     body = decoder(model)
     if upper >= len(body.layers):
         raise ModelError(f"tune.layers is {upper}, the model has {len(body.layers)}; use kind: full to train all of it")
     model.requires_grad_(False)
     norms = [module for name, module in body.named_children() if "norm" in name]
-    for module in [*body.layers[-upper:], *norms, _head(model)]:
+    heads = [getattr(model, name) for name in HEADS if hasattr(model, name)]
+    for module in [*body.layers[-upper:], *norms, *heads]:
         module.requires_grad_(True)
 
 
@@ -147,6 +165,7 @@ class Halves:
 
         body = decoder(self.model)
         body.layers = nn.ModuleList([*self.trunk, *body.layers])
+        _number(body.layers)
         self.model.config.num_hidden_layers = self.config["num_hidden_layers"]
         if self.config.get("layer_types"):
             self.model.config.layer_types = self.config["layer_types"]
@@ -162,7 +181,7 @@ def save_network(model: PreTrainedModel, folder: Path, *, base: Path, card: dict
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=1))
-    model, objective = card["spec"]["model"]["source"], card["spec"]["objective"]["kind"]
+    model, objective = card["spec"]["model"]["source"], card["spec"].get("objective", card["spec"])["kind"]
     lines = [f"- {key}: {value}" for key, value in card.items() if key != "spec"]
     (folder / "README.md").write_text(
         "\n".join(

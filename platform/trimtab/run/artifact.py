@@ -53,6 +53,11 @@ class Artifact:
         return self.folder / self.part
 
     @property
+    def partial(self) -> Path:
+        """Where a stage that resumes leaves what it has so far."""
+        return self.root.parent / "partial" / self.id
+
+    @property
     def ready(self) -> bool:
         return (self.folder / METRICS).exists()
 
@@ -85,11 +90,12 @@ class Node:
         return flat
 
     def arguments(self) -> dict[str, Any]:
-        """The inputs as paths, the way the stage receives them."""
-        return {
+        """The inputs as paths, the way the stage receives them; with `partial` where it resumes."""
+        paths = {
             name: value.path if isinstance(value, Artifact) else {k: v.path for k, v in value.items()}
             for name, value in self.inputs.items()
         }
+        return paths | ({"partial": self.artifact.partial} if self.stage.resumes else {})
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -173,7 +179,10 @@ def building(artifact: Artifact) -> Iterator[Path]:
 
 
 def finish(artifact: Artifact, aside: Path, *, record: dict[str, Any], metrics: Metrics) -> None:
-    """Write the record, then the metrics, and rename; when another writer was first, its folder stands."""
+    """Write the record, then the metrics, and rename; when another writer was first, its folder stands.
+
+    What earlier attempts had left is no longer needed.
+    """
     (aside / RECORD).write_text(json.dumps(record, indent=1))
     (aside / METRICS).write_text(json.dumps(metrics, indent=1))
     try:
@@ -182,4 +191,5 @@ def finish(artifact: Artifact, aside: Path, *, record: dict[str, Any], metrics: 
         if not artifact.ready:
             raise
         shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(artifact.root / f".{artifact.id}.failed", ignore_errors=True)
+    for left in (artifact.root / f".{artifact.id}.failed", artifact.partial):
+        shutil.rmtree(left, ignore_errors=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimtab.alignment import GenerateSpec, LogprobSpec, OnlineSpec, PolicySpec, PromptSpec, RewardModel, RewardSpec
 from trimtab.compute import Compute
 from trimtab.errors import ResourceError
 from trimtab.models.builtin import KNOWN
@@ -81,7 +82,7 @@ def need(node: Node, text: int | None = 0) -> Need:
             return Need(None, None)
         tokens = text // 4 if spec.keep == "tokens" else text // 40
         return Need(PROCESS + size.weights * FROZEN, SMALL + tokens * whole.width * FROZEN)
-    if isinstance(spec, TrainSpec):
+    if isinstance(spec, TrainSpec | PolicySpec | RewardSpec | OnlineSpec):
         size = size_of(spec.model)
         if isinstance(spec.tune, Probe):
             return Need(PROCESS, SMALL)
@@ -90,12 +91,17 @@ def need(node: Node, text: int | None = 0) -> Need:
         share = {Full: 1.0, LoRA: 0.02}.get(type(spec.tune), 0.0)
         share = spec.tune.layers / size.layers if isinstance(spec.tune, Top) else share
         return Need(PROCESS + int(size.weights * (FROZEN + TRAINED * share)), SMALL + size.weights * FROZEN)
+    if isinstance(spec, GenerateSpec | LogprobSpec | RewardModel):
+        size = size_of(spec.model)
+        return Need(None, None) if size is None else Need(PROCESS + size.weights * FROZEN, SMALL)
     return Need(PROCESS, SMALL) if node.stage.on == "workers" else Need(200 * 2**20, SMALL)
 
 
 def text_of(nodes: Sequence[Node]) -> int | None:
     """Bytes of the task's files."""
-    sources = [s for n in nodes if isinstance(n.spec, TaskSpec) for s in (n.spec.source, n.spec.test) if s]
+    tasks = [node.spec for node in nodes if isinstance(node.spec, TaskSpec | PromptSpec)]
+    named = [s for task in tasks for s in ((task.source,) if isinstance(task.source, str) else task.source)]
+    sources = named + [task.test for task in tasks if task.test]
     sizes = [_bytes(source) for source in sources]
     return None if None in sizes else sum(size or 0 for size in sizes)
 

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from trimtab.alignment import PromptSpec
 from trimtab.models.source import folder_hash, split_source
 from trimtab.parts import ModelSpec, TaskSpec
 from trimtab.spec import Spec
@@ -20,14 +21,16 @@ def identity(value: Any) -> Any:
     if not isinstance(value, Spec):
         return value
     fields = {name: identity(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, TaskSpec):
+    if isinstance(value, TaskSpec | PromptSpec):
         fields |= {name: _content(fields[name]) for name in ("source", "test") if fields[name]}
     if isinstance(value, ModelSpec) and split_source(value.source)[0] == "folder":
         fields["source"] = folder_hash(Path(value.source).expanduser())
     return fields
 
 
-def _content(source: str) -> str:
+def _content(source: str | list[str]) -> Any:
+    if isinstance(source, list):
+        return [_content(one) for one in source]
     path = Path(source).expanduser()
     if path.is_dir():
         return folder_hash(path)

@@ -32,6 +32,8 @@ def execute(node: Node, call: Call, sink: progress.Sink) -> None:
         sink(ended | {"seconds": time.time() - started, "metrics": metrics, "path": path})
 
     try:
+        if node.stage.resumes:
+            node.artifact.partial.mkdir(parents=True, exist_ok=True)
         with building(node.artifact) as aside:
             metrics = call(node, aside)
             record = node.describe() | {"started": started, "seconds": time.time() - started}

@@ -177,28 +177,35 @@ def _pgr_clause(best: ModelResult, supervisor: ModelResult) -> str:
 
 def render_page(data: ReportData) -> str:
     """One HTML page that needs no server, network, font or script."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     from trimtab.stages import _report_plots as plots
 
-    env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"number": number, "percent": percent, "brief": brief}
-    template = env.from_string(resources.files("trimtab.stages").joinpath("report.html.j2").read_text("utf-8"))
-    drawn = {name: Markup(svg) for name, svg in plots.overview(data).items()}
-    page = template.render(
+    return render(
+        "report.html.j2",
         d=data,
         verdict=verdict(data),
         status=_status(data),
         basis=_basis(data),
         table=_page_table(data),
-        plots=drawn,
+        plots=plots.overview(data),
         curves=[(model, Markup(svg)) for model, svg in plots.curves(data)],
         calibration=[(model, Markup(svg)) for model, svg in plots.calibrations(data)],
         agreeing=[model for model in data.models if model.agreement],
-        time=_time_text(data.stages),
+        time=time_text(data.stages),
     )
-    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def render(template: str, *, plots: dict[str, str], **shown: Any) -> str:
+    """A page from a template that extends page.html.j2; all text but the plots is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    sources = FunctionLoader(lambda name: resources.files("trimtab.stages").joinpath(name).read_text("utf-8"))
+    env = Environment(autoescape=True, loader=sources, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters |= {"number": number, "percent": percent, "brief": brief}
+    drawn = {name: Markup(svg) for name, svg in plots.items()}
+    return env.get_template(template).render(plots=drawn, **shown).encode("utf-8", "replace").decode("utf-8")
 
 
 def _status(data: ReportData) -> str:
@@ -222,7 +229,8 @@ def _page_table(data: ReportData) -> list[dict[str, Any]]:
     return [{"model": model, "cells": cells, "status": model.pgr.status if model.pgr else ""} for model, cells in rows]
 
 
-def _time_text(stages: list[StageTime]) -> str:
+def time_text(stages: list[StageTime]) -> str:
+    """How many stages ran, how long they took, and what reuse saved."""
     ran = [stage for stage in stages if not stage.cached]
     text = f"{len(ran)} of {len(stages)} stages ran, {duration(sum(stage.seconds for stage in ran))} of work"
     begun = [stage for stage in ran if known(stage.started)]

@@ -28,7 +28,7 @@ def report(spec: Spec, out: Path, *, compute: Compute, parts: Mapping[str, Path]
     from trimtab.stages._report_plots import headline_plot
 
     found = Parts(parts)
-    predictions = {name: [_predictions(path) for path in paths] for name, paths in found.of("score").items()}
+    predictions = {name: [predictions_of(path) for path in paths] for name, paths in found.of("score").items()}
     correct = {name: [seed["correct"] for seed in seeds] for name, seeds in predictions.items()}
     options = spec.report
     same_rows = len({tuple(seed["ids"]) for seed in predictions["supervisor"]}) == 1
@@ -55,20 +55,26 @@ class Parts:
                 found.setdefault(key[2] if len(key) > 2 else "", []).append(self.paths[key])
         return found
 
-    def records(self) -> list[dict[str, Any]]:
-        """The record of every stage that the inputs come from, themselves included, each once."""
-        seen: dict[str, dict[str, Any]] = {}
-        todo = list(self.paths.values())
+    def results(self) -> list[tuple[dict[str, Any], Metrics]]:
+        """Record and metrics of every stage that the inputs come from, themselves included, each once."""
+        seen: dict[str, tuple[dict[str, Any], Metrics]] = {}
+        todo = [_whole(folder) for folder in self.paths.values()]
         while todo:
             folder = todo.pop()
             if folder.name in seen:
                 continue
-            record = seen[folder.name] = json.loads((folder / "stage.json").read_text())
+            record, metrics = (json.loads((folder / name).read_text()) for name in ("stage.json", "metrics.json"))
+            seen[folder.name] = record, metrics
             todo += [folder.parent / ref.split("/")[0] for ref in record["inputs"].values()]
-        return sorted(seen.values(), key=lambda record: record["started"])
+        return sorted(seen.values(), key=lambda one: one[0]["started"])
 
 
-def _predictions(folder: Path) -> dict[str, Any]:
+def _whole(folder: Path) -> Path:
+    """The artifact of which a folder is a part."""
+    return folder if (folder / "stage.json").exists() else _whole(folder.parent)
+
+
+def predictions_of(folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from trimtab.data.tables import read_jsonl
@@ -96,10 +102,10 @@ def _collect(spec: Spec, found: Parts, predictions: dict[str, Any], boot: Bootst
         commit=commit(),
         created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         models=[_model(name, found, predictions, boot) for name in predictions],
-        stages=_times(found),
+        stages=times(found),
         notes=["oracle/ curves are measured on truth during training; nothing is chosen by them."] * spec.oracle,
         data=_splits(found),
-        label_quality=_label_quality(found),
+        label_quality=label_quality(found),
         level=spec.report.level,
     )
 
@@ -152,11 +158,12 @@ def _model(name: str, found: Parts, predictions: dict[str, Any], boot: Bootstrap
     )
 
 
-def _times(found: Parts) -> list[StageTime]:
+def times(found: Parts) -> list[StageTime]:
     from trimtab.stages._report_page import StageTime
 
     return [
-        StageTime(r["label"], r["stage"], r["seconds"], cached=False, started=r["started"]) for r in found.records()
+        StageTime(record["label"], record["stage"], record["seconds"], cached=False, started=record["started"])
+        for record, _ in found.results()
     ]
 
 
@@ -171,7 +178,7 @@ def _splits(found: Parts) -> list[SplitSummary]:
     return summaries
 
 
-def _label_quality(found: Parts) -> list[LabelQuality]:
+def label_quality(found: Parts) -> list[LabelQuality]:
     from trimtab.stages._report_page import LabelQuality
 
     return [

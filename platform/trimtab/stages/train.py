@@ -20,7 +20,7 @@ TRAINED_ON = "trained_on.txt"
 Table = list[dict[str, Any]]
 
 
-@stage(version=1, on="workers")
+@stage(version=1, on="workers", resumes=True)
 def train(
     spec: TrainSpec,
     out: Path,
@@ -30,12 +30,13 @@ def train(
     truth: Path | None = None,
     features: Path | None = None,
     oracle: Path | None = None,
+    partial: Path | None = None,
 ) -> Metrics:
     """Train on the labels in `data` (soft or hard), or on `truth` for the same rows where it is given.
 
     `features` are the states of the trunk that the spec leaves frozen. `oracle` rows carry truth: their accuracy
     is logged as oracle/accuracy and steers nothing. Rows of `eval_fraction` are held out: how well the model agrees
-    with their labels is logged as eval_agreement and eval_loss.
+    with their labels is logged as eval_agreement and eval_loss. Checkpoints lie in `partial`.
     Raises DataError when `truth` lacks a row or too few rows are left.
     """
     from trimtab.data.tables import read_jsonl
@@ -62,7 +63,7 @@ def train(
         return train_probe(spec, out, **found) if first else {}
     from trimtab.training.loop import train_network
 
-    return train_network(spec, out, compute=compute, **found)
+    return train_network(spec, out, compute=compute, partial=partial, **found)
 
 
 def _with_truth(table: Table, truth: Path) -> Table:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from trimtab import progress
 from trimtab.training.curves import WATCHED, write_curve
+
+if TYPE_CHECKING:
+    from trimtab.training.checkpoint import Checkpoints
 
 _SAID = ("loss", "grad_norm", "learning_rate")
 
@@ -21,7 +24,9 @@ class Speak(TrainerCallback):
         self.meter: progress.Meter | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.meter = self.meter or progress.Meter(state.max_steps)
+        if self.meter is None:
+            self.meter = progress.Meter(state.max_steps)
+            self.meter.done = state.global_step - 1
         tokens, self.trainer.tokens = self.trainer.tokens, 0
         self.meter.add(1, tokens)
         if state.global_step == state.max_steps:
@@ -36,3 +41,13 @@ class Speak(TrainerCallback):
         }
         if values and state.is_world_process_zero:
             write_curve(self.out, state.global_step, values)
+
+
+class Keep(TrainerCallback):
+    """A checkpoint after the step, where one is due."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = self.checkpoints.due(state.global_step)

@@ -1,12 +1,13 @@
-"""Rows on their way into a model, and what is measured on rows that are only watched."""
+"""Rows on their way into a model, in which order, and what is measured on rows that are only watched."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from trimtab.models.features import left_padded
 
@@ -24,6 +25,27 @@ class Labelled(Dataset):
 
     def __getitem__(self, i: int) -> tuple[int, Tensor, Tensor]:
         return i, self.rows[i], self.weak_NC[i]
+
+
+class WholeBatches(Sampler[int]):
+    """A seeded shuffle of the rows for each epoch, cut to whole effective batches.
+
+    So every optimiser step sees the same rows whatever the number of workers and the micro-batch.
+    """
+
+    def __init__(self, rows: int, *, batch_size: int, seed: int) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, 0
+        self.used = rows // batch_size * batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.used
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        yield from torch.randperm(self.rows, generator=generator)[: self.used].tolist()
 
 
 def collate(items: list[tuple[int, Tensor, Tensor]]) -> dict[str, Tensor]:

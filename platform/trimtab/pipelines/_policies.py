@@ -1,0 +1,202 @@
+"""One seed of a preference experiment: policies trained on preferences, and measured against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trimtab.alignment import (
+    ExploreSpec,
+    GenerateSpec,
+    Given,
+    Gold,
+    ImplicitSpec,
+    OnlineSpec,
+    PolicySpec,
+    RewardModel,
+    RewardSpec,
+    Student,
+)
+from trimtab.pipelines._base import seeded
+from trimtab.pipelines._preferences import PreferenceBench
+from trimtab.run.artifact import Artifact, Runner
+from trimtab.stages.align import align
+from trimtab.stages.explore import explore
+from trimtab.stages.generate import generate
+from trimtab.stages.measure import measure
+from trimtab.stages.pairs import audit_pairs, implicit
+from trimtab.stages.prompts import divide
+from trimtab.stages.score import score, vader
+from trimtab.stages.unpair import unpair
+
+if TYPE_CHECKING:
+    from trimtab.pipelines.preference import Preference
+
+Scorer = Callable[[Artifact, int], Artifact]
+
+
+def gold_scores(run: Runner, gold: Gold, rows: Artifact, *, of: str = "completions") -> Artifact:
+    """The gold reward of every completion."""
+    stage = score if isinstance(gold, RewardModel) else vader
+    return run(stage, gold, label=f"gold reward of {of}", rows=rows)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Completions at hand, and all those among which they are."""
+
+    rows: Artifact
+    whole: Artifact
+
+
+@dataclass
+class PolicyBench(PreferenceBench):
+    """`weak_models` made the preferences: a weak policy (after, before), or reward models."""
+
+    job: Preference = None
+    reward_scorers: tuple[Artifact, ...] = ()
+    weak_policy: Artifact | None = None
+
+    @classmethod
+    def on(cls, job: Preference, shared: Runner, rows: Artifact, gold: Artifact, *, seed: int) -> PolicyBench:
+        run = shared.under(f"seed {seed}")
+        split = seeded(job.split.model_copy(update={"hops": job.rounds}), seed)
+        data = run(divide, split, label="split", rows=rows, scores=gold)
+        bench = cls(run, seed, rows, data, pairs=job.pairs, eval=job.eval, ensemble=job.ensemble, job=job)
+        bench.found["split"] = data
+        return bench
+
+    @property
+    def samples_policies(self) -> bool:
+        return not isinstance(self.job.gold, Given)
+
+    def measure_reference(self) -> None:
+        """The untrained strong policy on the test prompts, and its best of n by the gold reward."""
+        self.found |= {"candidates": self.data / "test", "gold": self.truth("test")}
+        if self.samples_policies:
+            self._measured("reference", GenerateSpec(model=self.job.strong, sampling=self.job.measure.sampling))
+
+    def align_weak(self, spec: PolicySpec, *, data: Artifact) -> None:
+        """The weak policy, trained on true preferences."""
+        self.weak_policy = self._trained(
+            "weak policy", spec, data=data, places=Places(self.data / "supervise", self.whole)
+        )
+        self.found["model/supervisor"] = self.weak_policy
+        if self.samples_policies:
+            wanted = GenerateSpec(model=spec.model, sampling=self.job.measure.sampling)
+            self._measured("supervisor", wanted, model=self.weak_policy)
+
+    def supervise(self, spec: RewardSpec | PolicySpec, *, data: Artifact) -> None:
+        """Whoever makes the weak preferences; how right they are on transfer rows and on the test pairs."""
+        if isinstance(spec, RewardSpec):
+            members = self.job.ensemble.members
+            self.reward_scorers = tuple(self.reward_models("supervisor", spec, data=data, members=members))
+        self.found["weak"] = self.weak_scores(self.data / "test", 0)
+        self.ranked("supervisor", scores=self.found["weak"])
+        weak = self.paired(
+            "supervisor", rows=self.data / "transfer", scores=self.weak_scores(self.data / "transfer", 0)
+        )
+        self.found["audit/supervisor"] = self.run(
+            audit_pairs, self.eval, label="audit of weak pairs", labels=weak, truth=self.truth("transfer")
+        )
+
+    def weak_scores(self, rows: Artifact, round_: int) -> Artifact:
+        """What the supervisor gives completions: those everybody has (round 0), or a policy's own."""
+        spec, whole = self.job.supervisor, self.whole if round_ == 0 else rows
+        if isinstance(spec, RewardSpec):
+            return self.scored("supervisor", spec, models=list(self.reward_scorers), rows=rows, of=whole)
+        before = self.logprobs(spec.model, spec.max_length, rows=whole)
+        after = self.logprobs(spec.model, spec.max_length, rows=rows, model=self.weak_policy)
+        spec = ImplicitSpec(beta=self.eval.beta)
+        return self.run(implicit, spec, label="scores by supervisor", after=after, before=before)
+
+    def true_scores(self, rows: Artifact, round_: int) -> Artifact:
+        """The gold reward."""
+        if round_ == 0:
+            return self.data / f"truth/{rows.part}"
+        return gold_scores(self.run, self.job.gold, rows)
+
+    def learn(self, name: str, spec: Student, *, scorer: Scorer) -> None:
+        """A policy trained on pairs, or by the reward of its own samples; and how it does."""
+        if isinstance(spec, OnlineSpec):
+            policy = self._explored(name, spec, scorer=scorer)
+        else:
+            policy = self._aligned(name, spec, scorer=scorer)
+        self._sampled(name, spec, policy)
+        self.found[f"model/{name}"] = policy
+        self._ranked_by_policy(name, spec, policy)
+
+    def _aligned(self, name: str, spec: PolicySpec, *, scorer: Scorer) -> Artifact:
+        """A policy trained for the job's rounds, each on completions of the policy before it."""
+        policy: Artifact | None = None
+        for round_ in range(self.job.rounds):
+            part = f"transfer.{round_}" if self.job.rounds > 1 else "transfer"
+            rows, whole = self.data / part, self.whole
+            if policy is not None:
+                self._sampled(f"{name}@{round_}", spec, policy)
+                wanted = GenerateSpec(model=spec.model, sampling=self.job.sampling)
+                rows = whole = self.run(generate, wanted, label=f"completions by {name}", rows=rows, model=policy)
+            true = scorer == self.true_scores
+            scores = scorer(rows, round_ if whole == rows else 0)
+            pairs = self.paired(f"{'truth' if true else 'supervisor'}, {part}", rows=rows, scores=scores, certain=true)
+            policy = self._trained(name, spec, data=pairs, places=Places(rows, whole), start=policy)
+        return policy
+
+    def _explored(self, name: str, spec: OnlineSpec, *, scorer: Scorer) -> Artifact:
+        """A policy trained by the gold reward or the supervisor's; it samples anew at every step, so has no rounds."""
+        reward, by = self.job.gold, {}
+        if scorer != self.true_scores:
+            weak = self.job.supervisor
+            reward, by = RewardModel(model=weak.model, max_length=weak.max_length), {"reward": self.reward_scorers[0]}
+        wanted = seeded(ExploreSpec(**dict(spec), reward=reward), self.seed)
+        return self.run(explore, wanted, label=f"train {name}", rows=self.data / "transfer", **by)
+
+    def _sampled(self, name: str, spec: Student, policy: Artifact) -> None:
+        """The policy on the test prompts, where the gold reward can tell of new samples."""
+        if self.samples_policies:
+            sampled = GenerateSpec(model=spec.model, sampling=self.job.measure.sampling)
+            self._measured(name, sampled, model=policy)
+
+    def _trained(
+        self, name: str, spec: PolicySpec, *, data: Artifact, places: Places, start: Artifact | None = None
+    ) -> Artifact:
+        """A policy trained on `data`, with what the frozen models that its objective reads say of the completions."""
+        before = {} if start is None else {"model": start}
+        if spec.after:
+            before = {"model": self._trained(f"{name}, first", spec.after, data=data, places=places, start=start)}
+        if spec.objective.unpaired:
+            data = self.run(unpair, self.pairs, label=f"single completions for {name}", pairs=data)
+            places = Places(data, data)
+        frozen = self._frozen(spec, places, before if spec.after else {})
+        return self.run(align, seeded(spec, self.seed), label=f"train {name}", data=data, **before, **frozen)
+
+    def _frozen(self, spec: PolicySpec, places: Places, start: dict[str, Artifact]) -> dict[str, Artifact]:
+        """Log-probs by role; of a model as it came for all completions at once, of a trained one for those at hand."""
+        found: dict[str, Artifact] = {}
+        if "reference" in spec.objective.needs:
+            rows = places.rows if start else places.whole
+            found["reference"] = self.logprobs(spec.model, spec.max_length, rows=rows, **start)
+        if "weak" in spec.objective.needs:
+            weak = self.job.weak.model
+            found["weak"] = self.logprobs(weak, spec.max_length, rows=places.rows, model=self.weak_policy)
+            found["weak_reference"] = self.logprobs(weak, spec.max_length, rows=places.whole)
+        return found
+
+    def _ranked_by_policy(self, name: str, spec: Student, policy: Artifact) -> None:
+        """How well the reward that the policy implies orders the test pairs."""
+        after = self.logprobs(spec.model, spec.max_length, rows=self.data / "test", model=policy)
+        before = self.logprobs(spec.model, spec.max_length, rows=self.whole)
+        self.ranked(name, after=after, before=before)
+
+    def _measured(self, name: str, spec: GenerateSpec, **model: Artifact) -> None:
+        """Samples of the test prompts, their gold reward, and their distance to the strong reference."""
+        rows = self.run(generate, spec, label=f"samples of {name}", rows=self.data / "test", **model)
+        gold = gold_scores(self.run, self.job.gold, rows, of=name)
+        longest = self.job.ceiling.max_length
+        reference = self.logprobs(self.job.strong, longest, rows=rows)
+        policy = self.logprobs(spec.model, longest, rows=rows, **model)
+        found = self.run(
+            measure, self.job.measure, label=f"measure {name}", rows=rows, gold=gold, policy=policy, reference=reference
+        )
+        self.found[f"measure/{name}"] = found

@@ -1,0 +1,139 @@
+"""Stage generate: completions of prompts by a model, drawn row by row with random numbers of their own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.alignment import GenerateSpec, Sampling
+from trimtab.compute import Compute
+from trimtab.errors import DataError, StageError
+from trimtab.lm import Generated, row_seed
+from trimtab.stages._base import Metrics, stage
+from trimtab.stages.prepare import ROWS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trimtab.lm import LM
+    from trimtab.parts import ModelSpec
+
+Prompts = dict[str, list[int]]
+Made = dict[str, list[Generated]]
+
+
+@stage(version=1, on="workers", resumes=True)
+def generate(
+    spec: GenerateSpec, out: Path, *, compute: Compute, rows: Path, partial: Path, model: Path | None = None
+) -> Metrics:
+    """Every prompt of `rows` with `samples` candidates, their tokens and log-probs (read by `Logprobs`) beside them.
+
+    `model` is the output of the stage that trained it. Ranks share the rows; what is done is kept in `partial`, and
+    found there by the next attempt, on however many ranks. Prompts that are too long are left out.
+    Raises DataError when none is left, and StageError where a log-prob is not finite.
+    """
+    from trimtab.data.rendering import prompt_tokens, tokenizer_identity
+    from trimtab.data.tables import read_jsonl, write_jsonl
+    from trimtab.models.language import made_by, model_identity
+    from trimtab.models.network import load_tokenizer
+    from trimtab.models.source import model_folder
+    from trimtab.models.token_table import write_tokens
+    from trimtab.training.world import world
+
+    ranks, table = world(), read_jsonl(rows / ROWS)
+    source = made_by(model, spec.model)
+    tokenizer = load_tokenizer(model_folder(source.source, compute.cache, revision=source.revision))
+    prompts = {row["id"]: prompt_tokens(tokenizer, row["prompt"]) for row in table}
+    kept = {row_id: ids for row_id, ids in prompts.items() if len(ids) <= spec.sampling.max_prompt_tokens}
+    if not kept:
+        raise DataError(
+            f"{rows / ROWS}: none of {len(table)} prompts has up to {spec.sampling.max_prompt_tokens} tokens"
+        )
+    found = _found(partial) if ranks.first else {}
+    done = ranks.gather(set(found))[0]
+    todo = _batches(kept, done, size=max(1, compute.inference_batch // spec.sampling.samples))
+    lm = _opened(source, tokenizer, compute) if ranks.share(todo) else None
+    mine = _draw(lm, ranks.share(todo), spec.sampling, partial=partial)
+    made = {row_id: drawn for part in ranks.gather(mine) for row_id, drawn in part.items()} | found
+    if not ranks.first:
+        return {}
+    made = {row_id: made[row_id] for row_id in kept}
+    by_id = {row["id"]: row for row in table}
+    write_jsonl(out / ROWS, (_answered(by_id[row_id], drawn, tokenizer) for row_id, drawn in made.items()))
+    write_tokens(out, made, model=model_identity(source, compute.cache), tokenizer=tokenizer_identity(tokenizer))
+    return _counts(made) | {"dropped_long_prompt": len(prompts) - len(kept), "resumed": len(done)}
+
+
+def _found(partial: Path) -> Made:
+    """Rows that earlier attempts have done."""
+    from trimtab.models.shards import read_shard, shards
+
+    made: Made = {}
+    for tensors, note in filter(None, map(read_shard, shards(partial))):
+        lengths = tensors["lengths"].tolist()
+        ids, logprobs = (tensors[name].split(lengths) for name in ("ids", "logprobs"))
+        samples = zip(ids, logprobs, tensors["ended"].tolist(), strict=True)
+        drawn = [Generated(i.tolist(), p.tolist(), end) for i, p, end in samples]
+        each = len(drawn) // len(note["rows"])
+        made |= {row_id: drawn[n * each : (n + 1) * each] for n, row_id in enumerate(note["rows"])}
+    return made
+
+
+def _batches(prompts: Prompts, done: set[str], *, size: int) -> list[Prompts]:
+    """What is not done. Batches are made of all rows, so that a row stands in the same one in every attempt."""
+    from trimtab.models.features import batches_by_length
+
+    row_ids = list(prompts)
+    batches = batches_by_length([len(ids) for ids in prompts.values()], size)
+    todo = ({row_ids[i]: prompts[row_ids[i]] for i in batch if row_ids[i] not in done} for batch in batches)
+    return [batch for batch in todo if batch]
+
+
+def _opened(source: ModelSpec, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> LM:
+    from trimtab.models.language import LanguageModel, end_ids, load_language
+
+    network = load_language(source, compute.cache)
+    return LanguageModel(network, ends=end_ids(network, tokenizer), batch=compute.inference_batch)
+
+
+def _draw(lm: LM | None, batches: list[Prompts], sampling: Sampling, *, partial: Path) -> Made:
+    """Samples of all batches, each batch left in `partial` as soon as it is drawn."""
+    import torch
+
+    from trimtab.models.shards import write_shard
+    from trimtab.models.token_table import flat
+    from trimtab.progress import Meter
+
+    meter, made = Meter(sum(map(len, batches))), {}
+    for batch in batches:
+        asked = [(row_id, k) for row_id in batch for k in range(sampling.samples)]
+        seeds = [row_seed(sampling.seed, row_id, k) for row_id, k in asked]
+        drawn = lm.generate([batch[row_id] for row_id, _ in asked], sampling, seeds)
+        for (row_id, _), sample in zip(asked, drawn, strict=True):
+            if not all(map(math.isfinite, sample.logprobs)):
+                raise StageError(f"row {row_id}: the model gives it log-probs that are not finite")
+        ended = torch.tensor([sample.ended for sample in drawn])
+        write_shard(partial, flat(drawn) | {"ended": ended}, {"rows": list(batch)})
+        made |= {row_id: drawn[i : i + sampling.samples] for i, (row_id, k) in enumerate(asked) if k == 0}
+        meter.add(len(batch), sum(len(sample.ids) for sample in drawn))
+    return made
+
+
+def _answered(row: dict[str, Any], drawn: list[Generated], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    bodies = [sample.ids[:-1] if sample.ended else sample.ids for sample in drawn]
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in bodies]
+    candidates = [{"text": t, "ended": sample.ended} for t, sample in zip(texts, drawn, strict=True)]
+    return row | {"candidates": candidates}
+
+
+def _counts(made: Made) -> Metrics:
+    drawn = [sample for samples in made.values() for sample in samples]
+    tokens = sum(len(sample.ids) for sample in drawn)
+    return {
+        "rows": len(made),
+        "samples": len(drawn),
+        "tokens": tokens,
+        "mean_length": tokens / len(drawn),
+        "ended": sum(sample.ended for sample in drawn) / len(drawn),
+    }
