@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 demo: $(READY)  ## set up, and run the main job
 	$(BIN)/trimtab run jobs/quickstart.yaml
 
-test: $(READY)  ## set up, and pass every test
+test: $(READY)  ## set up, and pass every test; those that start a Ray cluster one after the other
 	$(BIN)/ruff check platform tests bench
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not ray" --numprocesses 2 --dist loadscope
+	$(BIN)/python -m pytest -q -m ray
 
 unit: $(READY)  ## the tests that need neither Ray nor weights
 	$(BIN)/python -m pytest -q -m "not ray and not slow"

@@ -150,6 +150,10 @@ def save_tiny_llama(folder: Path) -> None:
         LlamaForCausalLM(config).save_pretrained(folder)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--support-matrix", metavar="FILE", help="try every family, ZeRO stage and tune; write the table")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tiny network costs seconds of imports, so what uses it is no unit test."""
     for item in items:

@@ -33,6 +33,7 @@ class PromptSpec(Spec):
     format: Literal["auto", "prompts", "pairs"] = "auto"
     columns: PromptColumns = PromptColumns()
     group_by: Literal["prompt", "row"] = Field("prompt", description="what never crosses splits")
+    limit: int | None = Field(None, ge=3, description="rows kept, drawn by a hash of their ids")
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
 
 

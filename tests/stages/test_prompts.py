@@ -26,8 +26,21 @@ def pairs(tmp_path: Path) -> Path:
     out = tmp_path / "prompts"
     out.mkdir()
     metrics = prompts(PromptSpec(source=str(source), max_bad_fraction=0.02), out, compute=COMPUTE)
-    assert metrics == {"rows": 60, "rejected": 1}
+    assert metrics == {"rows": 60, "rejected": 1, "beyond_limit": 0}
     return out
+
+
+def test_a_limit_keeps_the_same_rows_whatever_their_order_and_counts_the_rest(tmp_path: Path) -> None:
+    texts = [f"opening number {i}" for i in range(20)]
+    kept = []
+    for name, order in (("a", texts), ("b", texts[::-1])):
+        source, out = tmp_path / f"{name}.jsonl", tmp_path / name
+        source.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in order))
+        out.mkdir()
+        metrics = prompts(PromptSpec(source=str(source), limit=5), out, compute=COMPUTE)
+        assert metrics == {"rows": 5, "rejected": 0, "beyond_limit": 15}
+        kept.append({row.prompt for row in read_candidates(out / "rows.jsonl")})
+    assert kept[0] == kept[1]
 
 
 def divided(out: Path, spec: SplitSpec, **inputs: Path) -> dict[str, float]:

@@ -128,6 +128,11 @@ def test_a_reward_that_is_not_finite_is_an_error(tiny: Any, tmp_path: Path) -> N
         online(tiny, tmp_path / "out", reward=broken)
 
 
+def test_a_policy_that_fell_apart_is_an_error(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="probabilities are not finite at step 2 of 2: lower learning_rate"):
+        online(tiny, tmp_path / "out", learning_rate=1e30)
+
+
 def test_long_prompts_are_left_out_and_too_few_are_an_error(tiny: Any, tmp_path: Path) -> None:
     rows = [*ROWS, {"id": "long", "prompt": "bread " * 20}]
     seen = set()
@@ -143,17 +148,134 @@ def test_long_prompts_are_left_out_and_too_few_are_an_error(tiny: Any, tmp_path:
         online(tiny, tmp_path / "few", rows=ROWS[:3])
 
 
-def test_the_stage_trains_by_vader_and_by_a_trained_reward_model(tiny: Any, tmp_path: Path) -> None:
-    from trimtab.data.tables import Completion, write_jsonl
-    from trimtab.models.reward import Rewarder
-    from trimtab.stages.explore import explore, rewarding
-    from trimtab.training.policies import new_model, save_trained
+def test_the_stage_trains_by_vader(tiny: Any, tmp_path: Path) -> None:
+    from trimtab.stages.explore import explore
 
-    (tmp_path / "rows").mkdir()
-    write_jsonl(tmp_path / "rows/rows.jsonl", [row | {"candidates": []} for row in ROWS])
-    (tmp_path / "out").mkdir()
     wanted = spec(tiny, kind=ExploreSpec, reward={"kind": "vader"})
-    metrics = explore(wanted, tmp_path / "out", compute=tiny.compute(), rows=tmp_path / "rows")
+    rows = folder(tmp_path / "rows", [row | {"candidates": []} for row in ROWS])
+    out = folder(tmp_path / "out", [])
+    metrics = explore(wanted, out, compute=tiny.compute(), rows=rows)
     assert metrics["train/steps"] == 2 and -1 <= metrics["train/reward"] <= 1
-    assert apart(tmp_path / "out/model", tiny.model) > 1e-3
-    assert len((tmp_path / "out/trained_on.txt").read_text().split()) == len(ROWS)
+    assert apart(out / "model", tiny.model) > 1e-3
+    assert (out / "trained_on.txt").read_text().split() == [row["id"] for row in ROWS]
+
+
+def test_a_trained_reward_model_gives_what_stage_score_gives(tiny: Any, tmp_path: Path) -> None:
+    from trimtab.alignment import RewardModel, RewardSpec
+    from trimtab.data.tables import Completion
+    from trimtab.stages.align import train_reward
+    from trimtab.stages.explore import explore, rewarding
+    from trimtab.stages.pairs import read_scores
+    from trimtab.stages.score import score
+
+    model = {"source": str(tiny.model), "dtype": "float32"}
+    pairs = [
+        {"id": row["id"], "prompt_id": row["id"], "prompt": row["prompt"], "p": 0.9, "margin": 1.0}
+        | {"chosen": {"text": "kind calm", "ended": True}, "rejected": {"text": "cold", "ended": True}}
+        | {"chosen_index": 0, "rejected_index": 1}
+        for row in ROWS
+    ]
+    judge = folder(tmp_path / "judge", [])
+    fields = {"model": model, "batch_size": 16, "learning_rate": 1e-2, "max_length": 32}
+    train_reward(RewardSpec(**fields), judge, compute=tiny.compute(), data=folder(tmp_path / "pairs", pairs))
+
+    said = [{"text": "warm road", "ended": True}, {"text": "sour road", "ended": False}, {"text": "", "ended": False}]
+    rows = folder(tmp_path / "rows", [row | {"candidates": said} for row in ROWS])
+    wanted, scored = RewardModel(model=model, max_length=32), folder(tmp_path / "scored", [])
+    score(wanted, scored, compute=tiny.compute(), rows=rows, model=judge)
+    asked = [(row["prompt"], Completion(**one)) for row in ROWS for one in said]
+    told = rewarding(wanted, judge, tiny.compute())(*map(list, zip(*asked, strict=True)))
+    assert told == pytest.approx([v for values in read_scores(scored).values() for v in values], abs=1e-5)
+
+    out = folder(tmp_path / "out", [])
+    explore(spec(tiny, 8, ExploreSpec, reward=wanted), out, compute=tiny.compute(), rows=rows, reward=judge)
+    rewards = curve(out, "objective/reward")
+    assert sum(rewards[-2:]) > sum(rewards[:2])
+
+
+def test_a_teacher_is_approached_on_the_policy_s_own_samples(tiny: Any, tmp_path: Path) -> None:
+    from trimtab.models.network import load_tokenizer
+    from trimtab.training.online import train_distilled
+
+    teacher = other_model(tiny, tmp_path / "teacher")
+    load_tokenizer(tiny.model).save_pretrained(teacher)
+    before = {name: value.clone() for name, value in weights(teacher).items()}
+    for name, beta in (("forward", 0.0), ("reverse", 1.0)):
+        wanted = spec(tiny, 12, DistilSpec, beta=beta, teacher={"source": str(teacher), "dtype": "float32"})
+        out = folder(tmp_path / name, [])
+        metrics = train_distilled(wanted, out, compute=tiny.compute(), rows=ROWS)
+        losses = curve(out, "loss")
+        assert metrics["train/steps"] == 12 and losses[0] > 0
+        assert sum(losses[-3:]) < 0.7 * sum(losses[:3]), (name, losses)
+    assert all(bool((before[name] == value).all()) for name, value in weights(teacher).items())
+
+
+def test_its_own_teacher_has_nothing_to_teach(tiny: Any, tmp_path: Path) -> None:
+    from trimtab.training.online import train_distilled
+
+    wanted = spec(tiny, 2, DistilSpec, teacher={"source": str(tiny.model), "dtype": "float32"})
+    train_distilled(wanted, tmp_path, compute=tiny.compute(), rows=ROWS)
+    assert curve(tmp_path, "loss") == pytest.approx([0, 0], abs=1e-5)
+
+
+def other_model(tiny: Any, place: Path) -> Path:
+    """The tiny network with a little noise on its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.model)
+    draw = torch.Generator().manual_seed(1)
+    for weight in model.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=draw)
+    model.save_pretrained(place)
+    return place
+
+
+def folder(place: Path, rows: list[dict[str, Any]]) -> Path:
+    """A folder as stages read it."""
+    from trimtab.data.tables import write_jsonl
+
+    place.mkdir()
+    write_jsonl(place / "rows.jsonl", rows)
+    return place
+
+
+JOB = {
+    "task": {"source": "builtin:openings"},
+    "supervisor": {"kind": "reward", "model": "builtin:smollm2-135m"},
+    "ceiling": {"model": "builtin:smollm2-135m"},
+}
+ONLINE = {"kind": "online", "model": "builtin:smollm2-135m"}
+
+
+def test_a_student_without_a_kind_learns_from_pairs() -> None:
+    job = Preference.model_validate(JOB | {"students": {"plain": JOB["ceiling"], "named": ONLINE}})
+    assert type(job.students["plain"]) is PolicySpec and type(job.ceiling) is PolicySpec
+    assert type(job.students["named"]) is OnlineSpec
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"supervisor": {"kind": "policy", "model": "builtin:smollm2-135m"}}, "asks one reward model"),
+        ({"ensemble": {"members": 3}}, "asks one reward model"),
+        ({"ceiling": ONLINE, "gold": {"kind": "given"}, "sampling": None}, "a given order says nothing of new samples"),
+    ],
+)
+def test_an_online_policy_needs_a_reward_that_can_be_asked(changed: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        Preference.model_validate(JOB | {"students": {"one": ONLINE}} | changed)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"sampling": {"samples": 1}}, "sampling.samples is 1"),
+        ({"batch_size": 12}, "batch_size 12 is no multiple of sampling.samples, which is 8"),
+        ({"sampling": {"samples": 8, "temperature": 0}}, "all samples would be alike"),
+        ({"eval_fraction": 0.1}, "a policy that samples has none"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(fields: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        OnlineSpec.model_validate({"model": "builtin:smollm2-135m"} | fields)

@@ -110,12 +110,14 @@ class Rewarder:
         from transformers import AutoModelForSequenceClassification
 
         dtype = torch_dtype(self.own.dtype) if self.own else "auto"
-        model = AutoModelForSequenceClassification.from_pretrained(
-            self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-        cut(model, self.own.layers if self.own else None)
         if model.config.num_labels != 1:
             raise ModelError(f"{self.folder}: a reward model has one output, this one has {model.config.num_labels}")
+        if missing := sorted(loaded["missing_keys"]):
+            raise ModelError(f"{self.folder}: its weights lack {', '.join(missing[:3])}; is it a reward model?")
+        cut(model, self.own.layers if self.own else None)
         tokenizer = load_tokenizer(self.folder)
         model.config.pad_token_id = tokenizer.pad_token_id
         return tokenizer, model.eval().to(device())

@@ -89,7 +89,7 @@ class Preference(Pipeline):
 
     @model_validator(mode="after")
     def _possible(self) -> Preference:
-        if self.weak_policy and self.weak is not self.weak_policy:
+        if self.weak_policy and isinstance(self.supervisor, PolicySpec):
             raise ValueError("weak_policy: the supervisor is a weak policy already, so leave this one out")
         learners = {f"students.{name}": spec for name, spec in self.students.items()} | {"ceiling": self.ceiling}
         needy = [name for name, spec in learners.items() if isinstance(spec, PolicySpec) and "weak" in spec.reads]
@@ -107,7 +107,7 @@ class Preference(Pipeline):
     def _has_reward(self) -> Preference:
         online = [name for name, spec in self.students.items() if isinstance(spec, OnlineSpec)]
         if online and not (isinstance(self.supervisor, RewardSpec) and self.ensemble.members == 1):
-            raise ValueError(f"students.{online[0]}: an online student asks one reward model, so make it the supervisor, alone")
+            raise ValueError(f"students.{online[0]}: an online student asks one reward model: make it supervisor")
         if isinstance(self.ceiling, OnlineSpec) and isinstance(self.gold, Given):
             raise ValueError("ceiling: a given order says nothing of new samples, so take another gold, or pairs")
         return self

@@ -22,11 +22,14 @@ def placed_models(report: PolicyReport) -> list[tuple[PolicyResult, float]]:
 
 def draw_kl(ax: Axes, report: PolicyReport) -> None:
     """A point a model with both intervals, its rounds joined from the reference, and what best-of-n would reach."""
+    from matplotlib.ticker import MaxNLocator
+
     placed = placed_models(report)
     if not placed:
         ax.set_axis_off()
         return
     ax.set_xscale("function", functions=(_root, _square))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     start = [(0.0, model.gold.value) for model, _ in placed if model.role == "reference"][:1]
     by_supervisor = "best of n by the supervisor"
     _draw_best_of_n(ax, report.best_of_n, label="best of n by gold reward", colour=COLOURS["ceiling"])

@@ -106,11 +106,17 @@ class Collected:
             label_quality=label_quality(self.found),
             counts=self._counts(),
             stages=times(self.found),
+            notes=self._notes(),
             gold_name=GOLD[self.spec.gold.kind],
             seeds=len(self.found.seeds),
             n_test=min(len(seed["ids"]) for seed in rows),
             level=self.spec.report.level,
         )
+
+    def _notes(self) -> list[str]:
+        if self.spec.supervisor.kind == "policy" or "supervisor" not in self.measured:
+            return []
+        return ["supervisor: its gold reward is the weak policy's, its preference accuracy the weak reward model's."]
 
     def _model(self, name: str) -> PolicyResult:
         import numpy as np
@@ -179,7 +185,11 @@ class Collected:
         for record, metrics in self.found.results():
             stage_name = record["stage"]
             named = {
-                "prompts": {"prompts read": "rows", "prompts rejected": "rejected"},
+                "prompts": {
+                    "prompts": "rows",
+                    "prompts rejected": "rejected",
+                    "prompts beyond the limit": "beyond_limit",
+                },
                 "generate": {"completions sampled": "samples", "prompts too long to continue": "dropped_long_prompt"},
                 "pair": {"pairs": "rows", "pairs left out (ties, equal texts, small margins)": "left_out"},
                 "align": {f"training {name.replace('_', ' ')}": name for name in COUNTED},

@@ -19,15 +19,17 @@ TRUTH = "truth"
 def prompts(spec: PromptSpec, out: Path, *, compute: Compute) -> Metrics:
     """Candidates; scores.jsonl where the data say which answer is good. Raises DataError above `max_bad_fraction`."""
     from trimtab.data.doctor import write_quarantine
+    from trimtab.data.formats import stable_hash
     from trimtab.data.preferences import read_prompts
     from trimtab.data.tables import write_jsonl
 
     result = read_prompts(spec)
-    write_jsonl(out / ROWS, result.rows)
+    rows = sorted(result.rows, key=lambda row: stable_hash(row.id))[: spec.limit] if spec.limit else result.rows
+    write_jsonl(out / ROWS, rows)
     if result.given_scores:
-        write_jsonl(out / SCORES, [{"id": key, "scores": scores} for key, scores in result.given_scores.items()])
+        write_jsonl(out / SCORES, [{"id": row.id, "scores": result.given_scores[row.id]} for row in rows])
     write_quarantine(result.rejected, out / "quarantine.jsonl")
-    return {"rows": len(result.rows), "rejected": len(result.rejected)}
+    return {"rows": len(rows), "rejected": len(result.rejected), "beyond_limit": len(result.rows) - len(rows)}
 
 
 @stage(version=1, on="driver")

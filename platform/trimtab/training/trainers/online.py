@@ -40,6 +40,16 @@ class SelfSamplingTrainer(House):
         self.policy.rows = list(dict.fromkeys(item["row"] for item in generation_batch))
         return super()._prepare_inputs(generation_batch)
 
+    def _generate(self, prompts: list[Prompt]) -> Any:
+        """TRL's samples. Raises StageError where the policy has no probabilities to draw by."""
+        try:
+            return super()._generate(prompts)
+        except RuntimeError as error:
+            if "probability tensor contains" not in str(error):
+                raise
+            told = f"the policy's probabilities are not finite at {self._at(1)}: lower learning_rate"
+            raise StageError(told) from error
+
     def compute_loss(self, model: nn.Module, inputs: Inputs, *args: Any, **kwargs: Any) -> Tensor:
         """TRL's loss. Raises StageError where it is not finite; to skip or go back is decided by the gradient."""
         loss = super(House, self).compute_loss(model, inputs, *args, **kwargs)

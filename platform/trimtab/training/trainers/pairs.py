@@ -26,6 +26,8 @@ class PolicyTrainer(CompletionTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "ref" in getattr(self.model, "peft_config", {}):
+            self.model.delete_adapter("ref")  # TRL's copy of the adapters, for a reference that the rows bring
         bare = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         add_fused_lm_head(bare)  # TRL's trainers ask for entropies and ranks too, which cost
 
