@@ -120,6 +120,12 @@ class RewardSpec(Training):
             return None
         return FeatureSpec(model=self.model, pool=self.tune.pool, max_length=self.max_length)
 
+    @model_validator(mode="after")
+    def _possible(self) -> RewardSpec:
+        if self.objective.kind == "conflict":
+            raise ValueError("objective: conflict reads the truth beside weak labels, which no job hands to a trainer")
+        return self
+
 
 class PolicySpec(Training):
     """A policy trained on preferences."""
