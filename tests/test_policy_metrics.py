@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from trimtab.errors import DataError
 from trimtab.metrics import paired_bootstrap
 from trimtab.policy_metrics import (
-    GoldWin,
     best_of_n,
     best_of_n_kl,
     better_in_both_orders,
-    gold_win,
-    higher,
     kl_estimates,
     paired_means,
     preferred,
@@ -57,12 +54,6 @@ def test_no_verdict_but_a_probability_counts() -> None:
     for wrong in (([1.5], [0.5]), ([0.5], [-0.1]), ([0.5, math.nan], [0.5, 0.5]), ([0.5], [0.5, 0.5]), ([], [])):
         with pytest.raises(DataError):
             win_rate(*wrong)
-
-
-def test_gold_wins() -> None:
-    found = gold_win([1.0, 2.0, 3.0, -1.0], [0.5, 2.0, 4.0, -2.0])
-    assert found == GoldWin(agreement=0.5, rate=0.625, ties=0.25, difference=0.125)
-    assert higher([1, 2, 3], [3, 2, 1]).tolist() == [0, 0.5, 1]
 
 
 def exhaustive(reward_K: NDArray[np.float64], rank_by_K: NDArray[np.float64], n: int) -> float:

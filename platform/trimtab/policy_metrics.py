@@ -27,20 +27,6 @@ class WinRate:
 
 
 @dataclass(frozen=True)
-class GoldWin:
-    """Gold rewards of two models, prompt by prompt.
-
-    `agreement` is GRA (Afzali et al. 2026), the share of prompts where the first one's is higher; `rate` counts ties
-    half; `difference` is the mean difference.
-    """
-
-    agreement: float
-    rate: float
-    ties: float
-    difference: float
-
-
-@dataclass(frozen=True)
 class BestOfN:
     """Expected reward of the best of n samples, its standard error over prompts and its KL bound, for n = 1 to K."""
 
@@ -76,12 +62,6 @@ def preferred(p_N: ArrayLike) -> NDArray[np.float64]:
     return (p > 0.5) + (p == 0.5) / 2
 
 
-def higher(a_N: ArrayLike, b_N: ArrayLike) -> NDArray[np.float64]:
-    """1 where a is above b, 1/2 where they are equal, else 0; its mean over pairs is preference accuracy."""
-    a, b = _pair("a", a_N, "b", b_N)
-    return (a > b) + (a == b) / 2
-
-
 def better_in_both_orders(shown_first: ArrayLike, shown_second: ArrayLike) -> NDArray[np.float64]:
     """P(a is better) averaged over both orders, from a judge's P(first better) where a is first and where b is."""
     first, second = _pair("shown_first", shown_first, "shown_second", shown_second)
@@ -104,17 +84,6 @@ def win_rate(shown_first: ArrayLike, shown_second: ArrayLike) -> WinRate:
         ties=float((verdict == 0.5).mean()),
         probability=float(better.mean()),
         inconsistent=float(turned.mean()),
-    )
-
-
-def gold_win(aligned_N: ArrayLike, reference_N: ArrayLike) -> GoldWin:
-    """How often and by how much the aligned model's gold reward is above that of another one on the same prompts."""
-    aligned, reference = _pair("aligned_N", aligned_N, "reference_N", reference_N)
-    return GoldWin(
-        agreement=float((aligned > reference).mean()),
-        rate=float(higher(aligned, reference).mean()),
-        ties=float((aligned == reference).mean()),
-        difference=float((aligned - reference).mean()),
     )
 
 

@@ -141,7 +141,7 @@ def test_pairs_of_the_data_are_compared_and_not_sampled(tmp_path: Path) -> None:
     nodes = laid_out(job(gold={"kind": "given"}, sampling=None), tmp_path)
     assert not any(node.artifact.stage in ("generate", "vader", "measure") for node in nodes)
     found = {key.split("/")[1] for key in nodes[-1].needs}
-    assert found == {"split", "candidates", "gold", "model", "weak", "score", "audit"}
+    assert found == {"split", "gold", "model", "weak", "score", "audit"}
 
 
 def test_seeds_share_completions_and_what_frozen_models_say_of_them(tmp_path: Path) -> None:

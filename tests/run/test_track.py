@@ -383,6 +383,20 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.slow
+def test_a_kill_in_the_first_migration_leaves_no_half_made_store(tmp_path: Path) -> None:
+    uri, half = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / ".mlflow.db.new"
+    making = f"from trimtab.run.track_words import connect; connect({uri!r})"
+    process = subprocess.Popen([sys.executable, "-c", making])
+    while process.poll() is None and not (half.exists() and half.stat().st_size):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob("*.db")] == []
+    assert connect(uri).search_experiments()
+    assert not half.exists()
+
+
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_loses_nothing(storage: Path) -> None:
     log, port = Log(storage), free_port()
     uri = f"http://127.0.0.1:{port}"

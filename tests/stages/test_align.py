@@ -12,8 +12,7 @@ from tests.preferring import ROWS, Preferring, asked, metrics_of
 
 from trimtab.alignment import LogprobSpec, PolicySpec
 from trimtab.errors import DataError, ModelError
-from trimtab.parts import ModelSpec
-from trimtab.stages.align import align, started_from, train_reward
+from trimtab.stages.align import align, train_reward
 from trimtab.stages.logprobs import Logprobs, logprobs
 from trimtab.stages.train import hold_out
 from trimtab.training.curves import read_curves
@@ -141,14 +140,6 @@ def test_rows_held_out_that_cannot_be_shown_are_none(words, tmp_path):
     (tmp_path / "out").mkdir()
     found = train_reward(spec, tmp_path / "out", compute=words.tiny.compute(), data=data)
     assert (found["train/rows"], found["rows_dropped"]) == (ROWS - len(held), 0)
-
-
-def test_a_spec_starts_from_the_model_that_was_trained_before(tmp_path):
-    spec = PolicySpec(model={"source": "someone/something", "layers": 3, "dtype": "float32"}, seed=4)
-    assert started_from(spec, None) is spec
-    started = started_from(spec, tmp_path / "align-0123")
-    assert started.model == ModelSpec(source=str(tmp_path / "align-0123" / "model"), dtype="float32")
-    assert started.model_copy(update={"model": spec.model}) == spec
 
 
 def test_training_goes_on_from_an_earlier_policy_and_is_held_to_it(words):

@@ -22,6 +22,14 @@ def test_rows_held_out_are_the_same_for_one_seed_and_never_trained_on(tiny):
     assert hold_out(table, tiny.spec())[1] == []
 
 
+def test_pairs_of_one_prompt_are_held_out_together(tiny):
+    table = [{"id": f"{i}:{k}", "prompt_id": f"{i}"} for i in range(12) for k in range(1 + i % 3)]
+    kept, held = hold_out(table, tiny.spec(eval_fraction=0.25))
+    assert len({row["prompt_id"] for row in held}) == 3
+    assert not {row["prompt_id"] for row in kept} & {row["prompt_id"] for row in held}
+    assert len(kept) + len(held) == len(table)
+
+
 def test_something_must_be_left_to_train_on(tiny):
     with pytest.raises(DataError, match=r"0 rows to train on"):
         hold_out([], tiny.spec())

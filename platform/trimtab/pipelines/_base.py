@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from trimtab.parts import EvalSpec, LabelSpec, ReportSpec, SplitSpec, TaskSpec, TrainSpec
 from trimtab.run.artifact import Artifact, Runner
@@ -41,6 +41,13 @@ class Experiment(Pipeline):
 def seeded(spec: Any, seed: int) -> Any:
     """The same spec for one seed of an experiment."""
     return spec.model_copy(update={"seed": spec.seed + seed})
+
+
+class HasFound(Protocol):
+    """One seed of an experiment, and what its report reads."""
+
+    seed: int
+    found: dict[str, Artifact]
 
 
 @dataclass
@@ -90,6 +97,6 @@ class Bench:
         return given
 
 
-def gathered(benches: list[Bench]) -> Mapping[str, Artifact]:
+def gathered(benches: Sequence[HasFound]) -> Mapping[str, Artifact]:
     """Everything a report reads, by seed/what/name."""
     return {f"{bench.seed}/{name}": artifact for bench in benches for name, artifact in bench.found.items()}

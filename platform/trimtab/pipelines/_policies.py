@@ -52,7 +52,7 @@ class Places:
 
 @dataclass
 class PolicyBench(PreferenceBench):
-    """`weak_models` made the preferences: a weak policy (after, before), or reward models."""
+    """Preferences are made by reward models, or by a weak policy, against itself before its training."""
 
     job: Preference = None
     reward_scorers: tuple[Artifact, ...] = ()
@@ -73,7 +73,7 @@ class PolicyBench(PreferenceBench):
 
     def measure_reference(self) -> None:
         """The untrained strong policy on the test prompts, and its best of n by the gold reward."""
-        self.found |= {"candidates": self.data / "test", "gold": self.truth("test")}
+        self.found["gold"] = self.truth("test")
         if self.samples_policies:
             self._measured("reference", GenerateSpec(model=self.job.strong, sampling=self.job.measure.sampling))
 

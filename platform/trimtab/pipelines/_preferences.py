@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -90,7 +89,3 @@ def _short(model: ModelSpec) -> str:
         f" ({len(model.layers) if isinstance(model.layers, tuple) else model.layers} layers)" if model.layers else ""
     )
     return f"{model.source}{layers}"
-
-
-def gathered_of(benches: list[PreferenceBench]) -> Mapping[str, Artifact]:
-    return {f"{bench.seed}/{name}": artifact for bench in benches for name, artifact in bench.found.items()}

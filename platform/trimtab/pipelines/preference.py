@@ -23,9 +23,8 @@ from trimtab.alignment import (
     Vader,
 )
 from trimtab.parts import ModelSpec, ReportSpec, SplitSpec
-from trimtab.pipelines._base import Pipeline
+from trimtab.pipelines._base import Pipeline, gathered
 from trimtab.pipelines._policies import PolicyBench, gold_scores
-from trimtab.pipelines._preferences import gathered_of
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.generate import generate
 from trimtab.stages.policy_report import policy_report
@@ -74,7 +73,7 @@ class Preference(Pipeline):
             rows = run(generate, spec, label="completions by the strong policy", rows=rows)
         gold = rows if isinstance(self.gold, Given) else gold_scores(run, self.gold, rows)
         benches = [self.once(PolicyBench.on(self, run, rows, gold, seed=seed)) for seed in self.seeds]
-        return run(policy_report, self, label="report", parts=gathered_of(benches))
+        return run(policy_report, self, label="report", parts=gathered(benches))
 
     def once(self, bench: PolicyBench) -> PolicyBench:
         true_pairs = bench.truly_paired("supervise")

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from trimtab.alignment import EnsembleSpec, PairSpec, PromptSpec, RankSpec, RewardSpec
 from trimtab.parts import ReportSpec, SplitSpec
-from trimtab.pipelines._base import Pipeline, seeded
-from trimtab.pipelines._preferences import PreferenceBench, gathered_of
+from trimtab.pipelines._base import Pipeline, gathered, seeded
+from trimtab.pipelines._preferences import PreferenceBench
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.pairs import audit_pairs
 from trimtab.stages.prompts import divide, prompts
@@ -33,7 +33,7 @@ class Reward(Pipeline):
     def __call__(self, run: Runner) -> Artifact:
         rows = run(prompts, self.task, label="prompts")
         benches = [self.once(run, rows, seed) for seed in self.seeds]
-        return run(report, self, label="report", parts=gathered_of(benches))
+        return run(report, self, label="report", parts=gathered(benches))
 
     def once(self, shared: Runner, rows: Artifact, seed: int) -> PreferenceBench:
         run = shared.under(f"seed {seed}")

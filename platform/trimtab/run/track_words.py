@@ -9,7 +9,10 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from trimtab.errors import TrimtabError
 
@@ -78,9 +81,19 @@ def quiet() -> None:
 
 
 def connect(uri: str) -> MlflowClient:
+    """A client; a SQLite file that is not there yet appears whole, or a kill would leave one no migration can mend."""
     quiet()
     from mlflow import MlflowClient
+    from sqlalchemy import make_url
 
+    if uri.startswith("sqlite:") and (name := make_url(uri).database) and not (path := Path(name)).exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                aside = path.with_name(f".{path.name}.new")
+                aside.unlink(missing_ok=True)
+                MlflowClient(tracking_uri=f"sqlite:///{aside}")
+                aside.replace(path)
     return MlflowClient(tracking_uri=uri)
 
 

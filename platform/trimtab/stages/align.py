@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.alignment import PolicySpec, RewardSpec
 from trimtab.compute import Compute
 from trimtab.errors import DataError
-from trimtab.parts import ModelSpec, Probe
+from trimtab.parts import Probe
 from trimtab.stages._base import Metrics, stage
 from trimtab.stages.prepare import ROWS
 from trimtab.stages.train import TRAINED_ON, hold_out
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Table = list[dict[str, Any]]
 
 
-@stage(version=1, on="workers", resumes=True)
+@stage(version=2, on="workers", resumes=True)
 def align(
     spec: PolicySpec,
     out: Path,
@@ -39,6 +39,7 @@ def align(
     another.
     """
     from trimtab.data.tables import read_jsonl
+    from trimtab.models.language import made_by
 
     frozen = {"reference": reference, "weak": weak, "weak_reference": weak_reference}
     needed = {name: frozen[name] for name in spec.objective.needs}
@@ -46,13 +47,13 @@ def align(
         raise DataError(
             f"{spec.objective.kind} needs the log-probs of {', '.join(missing)}: give the output of logprobs"
         )
-    spec = started_from(spec, model)
+    spec = spec.model_copy(update={"model": made_by(model, spec.model)})
     table = read_jsonl(data / ROWS)
     _check_kind(table, spec, data)
     return _trained(table, spec, out, compute=compute, frozen=needed, partial=partial)
 
 
-@stage(version=1, on="workers", resumes=True)
+@stage(version=2, on="workers", resumes=True)
 def train_reward(
     spec: RewardSpec,
     out: Path,
@@ -75,13 +76,6 @@ def train_reward(
 
     kept, _ = hold_out(table, spec)
     return train_reward_probe(spec, out, pairs=kept, features=features) if world().first else {}
-
-
-def started_from(spec: Any, model: Path | None) -> Any:
-    """The spec with the model that an earlier stage made, where there is one."""
-    if model is None:
-        return spec
-    return spec.model_copy(update={"model": ModelSpec(source=str(model / "model"), dtype=spec.model.dtype)})
 
 
 def _check_kind(table: Table, spec: PolicySpec, data: Path) -> None:

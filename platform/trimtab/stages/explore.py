@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from trimtab.alignment import ExploreSpec, RewardModel, Vader
 from trimtab.compute import Compute
 from trimtab.stages._base import Metrics, stage
-from trimtab.stages.align import started_from
 from trimtab.stages.prepare import ROWS
 from trimtab.stages.train import TRAINED_ON
 
@@ -33,6 +32,7 @@ def explore(
     `reward` is the output of train_reward; without it the spec's own reward is used.
     """
     from trimtab.data.tables import read_jsonl
+    from trimtab.models.language import made_by
     from trimtab.training.online import train_online
     from trimtab.training.world import world
 
@@ -40,7 +40,8 @@ def explore(
     if world().first:
         (out / TRAINED_ON).write_text("\n".join(row["id"] for row in table))
     given = rewarding(spec.reward, reward, compute)
-    return train_online(started_from(spec, model), out, compute=compute, rows=table, reward=given, partial=partial)
+    spec = spec.model_copy(update={"model": made_by(model, spec.model)})
+    return train_online(spec, out, compute=compute, rows=table, reward=given, partial=partial)
 
 
 def rewarding(spec: Vader | RewardModel, trained: Path | None, compute: Compute) -> Reward:

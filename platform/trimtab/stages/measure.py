@@ -23,9 +23,10 @@ def measure(
     KL(policy || reference) in nats a completion is the mean of the latter over samples (k1), and the sum over tokens of
     r - 1 - log r with r = pi_reference / pi (k3). Raises ModelError where the two have other tokenizers.
     """
-    import numpy as np
+    from statistics import fmean
 
     from trimtab.data.tables import read_jsonl, write_jsonl
+    from trimtab.policy_metrics import kl_estimates
     from trimtab.stages.logprobs import Logprobs
 
     golden, ours, theirs = read_scores(gold), Logprobs(policy), Logprobs(reference)
@@ -34,29 +35,29 @@ def measure(
             f"the policy's tokenizer is not the reference's ({ours.tokenizer} and {theirs.tokenizer}): their distance "
             "is taken token by token, so use models with one vocabulary"
         )
-    table, k3 = [], []
+    table, said, said_before = [], [], []
     for row in read_jsonl(rows / ROWS):
-        ratios = [
-            (ours.of(row["id"], k)[1] - theirs.of(row["id"], k)[1]).double().numpy()
-            for k in range(len(row["candidates"]))
-        ]
-        k3 += [float((np.exp(-ratio) - 1 + ratio).sum()) for ratio in ratios]
+        ours_KT, theirs_KT = (
+            [who.of(row["id"], k)[1].double().numpy() for k in range(len(row["candidates"]))] for who in (ours, theirs)
+        )
+        said += ours_KT
+        said_before += theirs_KT
         table.append(
             {
                 "id": row["id"],
                 "prompt": row["prompt"],
                 "completions": [candidate["text"] for candidate in row["candidates"]],
                 "gold": golden[row["id"]],
-                "kl": [float(ratio.sum()) for ratio in ratios],
-                "tokens": [len(ratio) for ratio in ratios],
+                "kl": [float((a - b).sum()) for a, b in zip(ours_KT, theirs_KT, strict=True)],
+                "tokens": list(map(len, ours_KT)),
             }
         )
     write_jsonl(out / SAMPLES, table)
-    joined = {name: [value for row in table for value in row[name]] for name in ("gold", "kl", "tokens")}
+    distance = kl_estimates(said, said_before)
     return {
         "rows": len(table),
-        "gold": float(np.mean(joined["gold"])),
-        "kl": float(np.mean(joined["kl"])),
-        "kl_k3": float(np.mean(k3)),
-        "tokens": float(np.mean(joined["tokens"])),
+        "gold": fmean(value for row in table for value in row["gold"]),
+        "kl": distance.k1,
+        "kl_k3": distance.k3,
+        "tokens": fmean(map(len, said)),
     }

@@ -191,6 +191,7 @@ class Collected:
                     "prompts beyond the limit": "beyond_limit",
                 },
                 "generate": {"completions sampled": "samples", "prompts too long to continue": "dropped_long_prompt"},
+                "explore": {"training prompts too long to continue": "dropped_long_prompt"},
                 "pair": {"pairs": "rows", "pairs left out (ties, equal texts, small margins)": "left_out"},
                 "align": {f"training {name.replace('_', ' ')}": name for name in COUNTED},
             }.get(stage_name, {})

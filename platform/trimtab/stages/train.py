@@ -76,14 +76,18 @@ def _with_truth(table: Table, truth: Path) -> Table:
 
 
 def hold_out(table: Table, spec: TrainSpec) -> tuple[Table, Table]:
-    """Rows kept and rows held out, by a stable hash of id and seed. Raises DataError when none is kept."""
+    """Rows kept and rows held out, by a stable hash of seed and prompt (or id). Raises DataError when none is kept."""
     import hashlib
 
-    order = sorted(table, key=lambda row: hashlib.blake2b(f"{spec.seed}:{row['id']}".encode()).digest())
-    held = round(len(table) * spec.eval_fraction)
-    if held >= len(table):
+    def owner(row: dict[str, Any]) -> bytes:
+        return hashlib.blake2b(f"{spec.seed}:{row.get('prompt_id', row['id'])}".encode()).digest()
+
+    owners = sorted(set(map(owner, table)))
+    held = set(owners[: round(len(owners) * spec.eval_fraction)])
+    if len(held) == len(owners):
         raise DataError(f"{len(table)} rows to train on, of which eval_fraction {spec.eval_fraction} leaves none")
-    return order[held:], order[:held]
+    order = sorted(table, key=lambda row: (owner(row), row["id"]))
+    return [row for row in order if owner(row) not in held], [row for row in order if owner(row) in held]
 
 
 def _probabilities(table: Table, classes: int) -> Tensor:

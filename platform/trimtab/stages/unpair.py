@@ -11,7 +11,7 @@ from trimtab.stages._base import Metrics, stage
 from trimtab.stages.prepare import ROWS
 
 
-@stage(version=1, on="driver")
+@stage(version=2, on="driver")
 def unpair(spec: PairSpec, out: Path, *, compute: Compute, pairs: Path) -> Metrics:
     """Rows of two candidates: the completion (p = 1 good, 0 bad), and that of the next row in an order drawn from ids.
 
@@ -29,7 +29,8 @@ def unpair(spec: PairSpec, out: Path, *, compute: Compute, pairs: Path) -> Metri
         raise DataError(f"{pairs / ROWS}: all rows have one prompt, so no completion can serve as another prompt's")
     order = sorted(singles, key=lambda row: stable_hash(spec.seed, row["id"]))
     rows = [
-        {k: row[k] for k in ("id", "prompt", "p")} | {"candidates": [row["own"], _stranger(order, place)["own"]]}
+        {k: row[k] for k in ("id", "prompt_id", "prompt", "p")}
+        | {"candidates": [row["own"], _stranger(order, place)["own"]]}
         for place, row in enumerate(order)
     ]
     write_jsonl(out / ROWS, rows)

@@ -7,22 +7,19 @@ from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import DistillationConfig, GRPOConfig
 
 from trimtab.alignment import DistilSpec, OnlineSpec, SelfSampled
 from trimtab.compute import Compute
 from trimtab.data.rendering import prompt_tokens
-from trimtab.errors import DataError
 from trimtab.models.language import load_language
 from trimtab.models.network import load_tokenizer, suit_attention
 from trimtab.models.source import model_folder
 from trimtab.parts import LoRA
 from trimtab.training.callbacks import Speak
-from trimtab.training.loop import arguments, let_go, settings
-from trimtab.training.policies import carried_out, new_model
+from trimtab.training.common import arguments, carried_out, settings, training_on
+from trimtab.training.policies import Completer
 from trimtab.training.trainers.online import DistillTrainer, OnlineTrainer, Reward, SelfSamplingTrainer
-from trimtab.training.world import join
 
 Rows = list[dict[str, Any]]
 
@@ -52,16 +49,14 @@ def _trained(
     tokenizer = load_tokenizer(model_folder(spec.model.source, compute.cache, revision=spec.model.revision))
     kept, longest = _fitting(rows, tokenizer, spec.sampling.max_prompt_tokens)
     group = spec.sampling.samples if reward else 1
-    if len(kept) * group < spec.batch_size:
-        raise DataError(f"{len(kept)} prompts with {group} samples each, but batch_size is {spec.batch_size}: lower it")
-    join()
-    try:
-        model = new_model(spec, compute)
-        suit_attention(model, longest + spec.sampling.max_new_tokens)
-        others = _others(spec, compute, model.config._attn_implementation)
+    told = f"{len(kept)} prompts with {group} samples each,"
+    with training_on(len(kept) * group, spec.batch_size, told=told):
+        network = Completer(spec, compute)
+        suit_attention(network.model, longest + spec.sampling.max_new_tokens)
+        others = _others(spec, compute, network.model.config._attn_implementation)
         shown = [{"prompt": row["prompt"], "row": i} for i, row in enumerate(kept)]
         usual = {
-            "model": model,
+            "model": network.model,
             "train_dataset": datasets.Dataset.from_list(shown),
             "processing_class": tokenizer,
             "settings": settings(spec, [row["id"] for row in kept], out, compute=compute, partial=partial),
@@ -70,10 +65,7 @@ def _trained(
         fields |= {"gradient_checkpointing": compute.activation_checkpointing} | _sampling(spec)
         trainer = _trainer(spec, fields, reward, usual | others)
         trainer.add_callback(Speak(out, trainer))
-        metrics = carried_out(spec, trainer, out, compute=compute)
-    finally:
-        unset_hf_deepspeed_config()
-        let_go()
+        metrics = carried_out(trainer, network, out, compute=compute)
     return metrics | {"train/rows": len(kept), "dropped_long_prompt": len(rows) - len(kept)} | _last(trainer)
 
 
