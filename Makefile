@@ -11,7 +11,7 @@ demo: $(READY)  ## set up, and run the main job
 
 test: $(READY)  ## set up, and pass every test; those that start a Ray cluster one after the other
 	$(BIN)/ruff check platform tests bench
-	$(BIN)/python -m pytest -q -m "not ray" --numprocesses 2 --dist loadscope
+	$(BIN)/python -m pytest -q -m "not ray" --numprocesses 2 --dist loadscope --no-loadscope-reorder
 	$(BIN)/python -m pytest -q -m ray
 
 unit: $(READY)  ## the tests that need neither Ray nor weights

@@ -26,6 +26,7 @@ for name, value in {"HF_HUB_OFFLINE": "1", "RAY_AUTH_TOKEN": secrets.token_hex(3
 
 GOOD = ("bright", "calm", "clear", "fine", "kind", "warm")
 BAD = ("bitter", "cold", "cruel", "dim", "harsh", "sour")
+LONG = ("test_real", "test_kill", "test_resume", "test_cli", "test_preference", "test_generate")
 PLAIN = ("bread", "cup", "door", "house", "lamp", "letter", "morning", "river", "road", "stone", "table", "window")
 
 
@@ -155,7 +156,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tiny network costs seconds of imports, so what uses it is no unit test."""
+    """The tiny network costs seconds of imports, so what uses it is no unit test. Files that take minutes go first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         if "tiny" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.slow)

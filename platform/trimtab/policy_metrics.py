@@ -121,7 +121,11 @@ def kl_estimates(
     owner_S = list(range(len(policy)) if prompts is None else prompts)
     if not len(policy) == len(reference) == len(owner_S) > 0:
         raise DataError("policy, reference and prompts need one entry for each of the same sequences, at least one")
-    pairs = (_pair(f"policy[{i}]", p, f"reference[{i}]", reference[i]) for i, p in enumerate(policy))
+    pairs = [
+        (np.asarray(p, dtype=np.float64), np.asarray(r, np.float64)) for p, r in zip(policy, reference, strict=True)
+    ]
+    if other := [i for i, (policy_T, reference_T) in enumerate(pairs) if policy_T.shape != reference_T.shape]:
+        raise DataError(f"policy and reference have not the same tokens in sequence {other[0]}")
     ratios = [policy_T - reference_T for policy_T, reference_T in pairs]
     estimate_S2 = np.array([[d_T.sum(), (np.expm1(-d_T) + d_T).sum()] for d_T in ratios])
     place = {owner: n for n, owner in enumerate(dict.fromkeys(owner_S))}
