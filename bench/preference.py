@@ -142,9 +142,9 @@ def four(sides: Sides, first: Run) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=192)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2, help="how often each side's speed is taken")
     parser.add_argument("--out", type=Path, default=BENCH / "results" / "preference.json")
     said = parser.parse_args()
