@@ -38,6 +38,8 @@ FAMILIES = [
     "trimtab.methods.objectives",
     "trimtab.methods.preferences",
     "trimtab.methods.rewards",
+    "trimtab.methods.guides",
+    "trimtab.methods.searches",
     "trimtab.pipelines",
 ]
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from trimtab.errors import StageError
+from trimtab.methods.guides._base import Blend, Guide
 from trimtab.methods.preferences.dpo import Dpo
 from trimtab.methods.rewards.bradley_terry import BradleyTerry
 from trimtab.parts import EvalSpec, FeatureSpec, Full, LoRA, ModelSpec, Probe, Top, Training, Tune
@@ -13,6 +15,7 @@ from trimtab.spec import Spec, one_of
 
 AnyPreference = one_of("trimtab.methods.preferences")
 AnyReward = one_of("trimtab.methods.rewards")
+AnyGuide = one_of("trimtab.methods.guides")
 
 
 class PromptColumns(Spec):
@@ -54,6 +57,28 @@ class GenerateSpec(Spec):
 
     model: ModelSpec
     sampling: Sampling = Sampling()
+
+
+class GuidedSpec(GenerateSpec):
+    """Completions by a base that helpers guide, token by token."""
+
+    guide: AnyGuide
+    helpers: dict[str, ModelSpec] = Field(description="name -> model, in the order that the guide takes them")
+
+    @model_validator(mode="after")
+    def _fits(self) -> GuidedSpec:
+        check_guide(self.guide, len(self.helpers))
+        return self
+
+
+def check_guide(guide: Guide, helpers: int) -> None:
+    """Raises ValueError where the guide takes other helpers, or does not work token by token on log-probs alone."""
+    if not isinstance(guide, Blend):
+        raise ValueError(f"guide: {guide.kind} does not make one distribution of its models' at every token")
+    try:
+        guide.check(1 + helpers)
+    except StageError as error:
+        raise ValueError(f"guide: {error}") from error
 
 
 class LogprobSpec(Spec):

@@ -78,10 +78,16 @@ def draw(logprobs_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> Tensor:
 
     Temperature first, then top_k, then top_p (Holtzman et al. 2020); tokens as likely as the last one kept are kept.
     """
-    from torch.nn.functional import pad
-
     if sampling.temperature == 0:
         return logprobs_BV.argmax(-1)
+    weights_BV = weighed(logprobs_BV, sampling)
+    return _invert(weights_BV, uniform_B).clamp(max=logprobs_BV.shape[-1] - 1)  # past the end only where all is NaN
+
+
+def weighed(logprobs_BV: Tensor, sampling: Sampling) -> Tensor:
+    """weights_BV, not normalised and padded to whole blocks, by which a token is drawn; for a temperature above 0."""
+    from torch.nn.functional import pad
+
     scores_BV = logprobs_BV
     if sampling.temperature != 1:
         scores_BV = (logprobs_BV - logprobs_BV.amax(-1, keepdim=True)) / sampling.temperature
@@ -94,7 +100,7 @@ def draw(logprobs_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> Tensor:
     if sampling.top_p < 1:
         least_B1 = _least_of_nucleus(weights_BV, sampling.top_p)
         weights_BV.masked_fill_(weights_BV < least_B1, 0)
-    return _invert(weights_BV, uniform_B).clamp(max=logprobs_BV.shape[-1] - 1)  # past the end only where all is NaN
+    return weights_BV
 
 
 def _likeliest(weights_BV: Tensor, k: int) -> Tensor:

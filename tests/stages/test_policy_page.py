@@ -20,9 +20,9 @@ from trimtab.stages._policy_page import (
     estimate_text,
     render_page,
     summary_table,
-    verdict,
 )
 from trimtab.stages._policy_plots import curve_panels, draw_gold, headline_plot, held_out
+from trimtab.stages._policy_verdict import verdict
 from trimtab.stages._report_page import LabelQuality, StageTime
 
 HOSTILE = '<script src="https://evil.example/x.js">alert(1)</script> $\\frac{ ]]> \u4e2d\ud800\u202e\x00 "\'&'
@@ -119,9 +119,9 @@ def test_table_has_a_row_a_model_and_dashes_for_what_is_missing() -> None:
     table = summary_table(report(student()))
     assert table[0][-2:] == ["KL", "tokens"]
     assert [row[0] for row in table] == ["model", "reference", "supervisor", "student.dpo", "ceiling"]
-    shares = ["61.2 % [57.2, 65.2]", "75.0 % [73.0, 77.0]", "0.50 [0.40, 0.60] ok", "–"]
+    shares = ["61.2 % [57.2, 65.2]", "75.0 % [73.0, 77.0]", "0.50 [0.40, 0.60] ok"]
     assert table[3][1:] == ["0.400 [0.380, 0.420]", "0.300 [0.270, 0.330]", *shares, "9.00 [8.00, 10.00]", "22.0"]
-    assert table[2][1:] == ["0.200 [0.180, 0.220]", "–", "–", "70.0 % [68.0, 72.0]", "–", "–", "–", "–"]
+    assert table[2][1:] == ["0.200 [0.180, 0.220]", "–", "–", "70.0 % [68.0, 72.0]", "–", "–", "–"]
 
 
 @pytest.mark.parametrize(

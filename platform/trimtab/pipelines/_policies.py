@@ -10,7 +10,6 @@ from trimtab.alignment import (
     ExploreSpec,
     GenerateSpec,
     Given,
-    Gold,
     ImplicitSpec,
     OnlineSpec,
     PolicySpec,
@@ -19,27 +18,19 @@ from trimtab.alignment import (
     Student,
 )
 from trimtab.pipelines._base import seeded
-from trimtab.pipelines._preferences import PreferenceBench
+from trimtab.pipelines._preferences import PreferenceBench, gold_scores
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.align import align
 from trimtab.stages.explore import explore
 from trimtab.stages.generate import generate
-from trimtab.stages.measure import measure
 from trimtab.stages.pairs import audit_pairs, implicit
 from trimtab.stages.prompts import divide
-from trimtab.stages.score import score, vader
 from trimtab.stages.unpair import unpair
 
 if TYPE_CHECKING:
     from trimtab.pipelines.preference import Preference
 
 Scorer = Callable[[Artifact, int], Artifact]
-
-
-def gold_scores(run: Runner, gold: Gold, rows: Artifact, *, of: str = "completions") -> Artifact:
-    """The gold reward of every completion."""
-    stage = score if isinstance(gold, RewardModel) else vader
-    return run(stage, gold, label=f"gold reward of {of}", rows=rows)
 
 
 @dataclass(frozen=True)
@@ -192,11 +183,7 @@ class PolicyBench(PreferenceBench):
     def _measured(self, name: str, spec: GenerateSpec, **model: Artifact) -> None:
         """Samples of the test prompts, their gold reward, and their distance to the strong reference."""
         rows = self.run(generate, spec, label=f"samples of {name}", rows=self.data / "test", **model)
-        gold = gold_scores(self.run, self.job.gold, rows, of=name)
         longest = self.job.ceiling.max_length
         reference = self.logprobs(self.job.strong, longest, rows=rows)
         policy = self.logprobs(spec.model, longest, rows=rows, **model)
-        found = self.run(
-            measure, self.job.measure, label=f"measure {name}", rows=rows, gold=gold, policy=policy, reference=reference
-        )
-        self.found[f"measure/{name}"] = found
+        self.measured(name, gold=self.job.gold, rows=rows, policy=policy, reference=reference)

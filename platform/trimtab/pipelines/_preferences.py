@@ -5,17 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from trimtab.alignment import EnsembleSpec, LogprobSpec, PairSpec, RankSpec, RewardModel, RewardSpec
+from trimtab.alignment import (
+    EnsembleSpec,
+    Gold,
+    LogprobSpec,
+    MeasureSpec,
+    PairSpec,
+    RankSpec,
+    RewardModel,
+    RewardSpec,
+)
 from trimtab.pipelines._base import seeded
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.align import train_reward
 from trimtab.stages.features import features
 from trimtab.stages.logprobs import logprobs
+from trimtab.stages.measure import measure
 from trimtab.stages.pairs import pair, rank
-from trimtab.stages.score import combine, score
+from trimtab.stages.score import combine, score, vader
 
 if TYPE_CHECKING:
     from trimtab.parts import ModelSpec
+
+
+def gold_scores(run: Runner, gold: Gold, rows: Artifact, *, of: str = "completions") -> Artifact:
+    """The gold reward of every completion."""
+    stage = score if isinstance(gold, RewardModel) else vader
+    return run(stage, gold, label=f"gold reward of {of}", rows=rows)
 
 
 @dataclass
@@ -46,7 +62,7 @@ class PreferenceBench:
     def logprobs(self, source: ModelSpec, max_length: int, *, rows: Artifact, **by: Artifact) -> Artifact:
         """What a model (of its own source, or one trained before) says of every completion of these rows."""
         spec = LogprobSpec(model=source, max_length=max_length)
-        who = "trained model" if by else _short(source)
+        who = "trained model" if "model" in by else _short(source)
         return self.run(logprobs, spec, label=f"log-probs of {who}", rows=rows, **by)
 
     def reward_models(self, name: str, spec: RewardSpec, *, data: Artifact, members: int = 1) -> list[Artifact]:
@@ -77,6 +93,12 @@ class PreferenceBench:
     def _combined(self, name: str, scores: list[Artifact]) -> Artifact:
         members = {str(i): one for i, one in enumerate(scores)}
         return self.run(combine, self.ensemble, label=f"scores by {name} together", members=members)
+
+    def measured(self, name: str, *, gold: Gold, rows: Artifact, policy: Artifact, reference: Artifact) -> None:
+        """Samples of the test prompts: their gold reward, and their distance to the reference."""
+        scores = gold_scores(self.run, gold, rows, of=name)
+        inputs = {"rows": rows, "gold": scores, "policy": policy, "reference": reference}
+        self.found[f"measure/{name}"] = self.run(measure, MeasureSpec(), label=f"measure {name}", **inputs)
 
     def ranked(self, name: str, **by: Artifact) -> None:
         """How well scores, or a policy's log-probs after and before its training, order the test pairs."""

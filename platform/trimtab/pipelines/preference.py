@@ -24,7 +24,8 @@ from trimtab.alignment import (
 )
 from trimtab.parts import ModelSpec, ReportSpec, SplitSpec
 from trimtab.pipelines._base import Pipeline, gathered
-from trimtab.pipelines._policies import PolicyBench, gold_scores
+from trimtab.pipelines._policies import PolicyBench
+from trimtab.pipelines._preferences import gold_scores
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.generate import generate
 from trimtab.stages.policy_report import policy_report

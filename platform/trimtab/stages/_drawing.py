@@ -23,6 +23,7 @@ COLOURS = {
     "card": "#fffffe",
     "supervisor": "#b85600",
     "student": "#2a62d8",
+    "guided": "#2a62d8",
     "ceiling": "#0b7a6b",
     "reference": "#4f6072",
     "intermediate": "#7a5fa8",

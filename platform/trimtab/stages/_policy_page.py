@@ -1,4 +1,4 @@
-"""The report of a preference experiment: what it shows, its verdict in words, its table, and one HTML page."""
+"""The report of policies: what it shows, its table, its numbers by name, and one HTML page."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trimtab.stages._report_page import Curve, LabelQuality, StageTime, known, n
 
 if TYPE_CHECKING:
     from trimtab.metrics import Pgr
+    from trimtab.stages._base import Metrics
 
-PolicyRole = Literal["reference", "supervisor", "student", "ceiling"]
+PolicyRole = Literal["reference", "supervisor", "student", "guided", "ceiling"]
 _SHOWN, _LETTERS = 6, 600  # prompts on the page, and characters of a text
-_LONGER = 0.2  # a change of length that the verdict mentions
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class PolicyResult:
 
     `gain` and `win_rate` are against the reference on the same prompts (both orders averaged, ties half). `accuracy`
     is that of held-out preferences, by the implicit reward of a policy or by a reward model. `kl` is in nats a
-    completion, to the reference; `length` in tokens. `path` holds (kl, gold) after each on-policy round, the model's
-    own last. A curve a seed.
+    completion, to the reference; `length` in tokens, `speed` in tokens/s. `path` holds (kl, gold) after each on-policy
+    round, the model's own last. A curve a seed.
     """
 
     name: str
@@ -51,6 +51,7 @@ class PolicyResult:
     accuracy: Estimate | None = None
     kl: Estimate | None = None
     length: float | None = None
+    speed: float | None = None
     pgr_gold: Pgr | None = None
     pgr_accuracy: Pgr | None = None
     per_seed: list[float] = field(default_factory=list)
@@ -88,8 +89,8 @@ class PolicyReport:
         return next((model for model in self.models if model.role == role and known(model.gold.value)), None)
 
     def students(self) -> list[PolicyResult]:
-        """Students that have a gold reward."""
-        return [model for model in self.models if model.role == "student" and known(model.gold.value)]
+        """Students, and guided bases, that have a gold reward."""
+        return [model for model in self.models if model.role in ("student", "guided") and known(model.gold.value)]
 
     def best(self) -> PolicyResult | None:
         return max(self.students(), key=lambda model: model.gold.value, default=None)
@@ -114,84 +115,44 @@ def estimate_text(estimate: Estimate | None, digits: int = 3, *, scale: float = 
 def summary_table(report: PolicyReport) -> list[list[str]]:
     """Head row, then a row a model; brackets are intervals, PGR carries its status word."""
     head = ["model", "gold reward", "gain", "win rate", "preference accuracy", "PGR (gold)", "PGR (accuracy)"]
-    return [[*head, "KL", "tokens"], *(_cells(model) for model in report.models)]
+    whole = [[*head, "KL", "tokens", "tokens/s"], *(_cells(model) for model in report.models)]
+    told = [i for i, column in enumerate(zip(*whole[1:], strict=True)) if i == 0 or set(column) != {"–"}]
+    return [[row[i] for i in told] for row in whole]
 
 
 def _cells(model: PolicyResult) -> list[str]:
     shares = [estimate_text(share, 1, scale=100, unit=" %") for share in (model.win_rate, model.accuracy)]
     ratios = [pgr_text(model.pgr_gold), pgr_text(model.pgr_accuracy)]
     amounts = [estimate_text(model.gold), estimate_text(model.gain)]
-    return [model.name, *amounts, *shares, *ratios, estimate_text(model.kl, 2), number(model.length, 1)]
+    return [
+        model.name,
+        *amounts,
+        *shares,
+        *ratios,
+        estimate_text(model.kl, 2),
+        number(model.length, 1),
+        number(model.speed, 0),
+    ]
 
 
-def verdict(report: PolicyReport) -> str:
-    """The result in a sentence or two, with no more confidence than the numbers carry."""
-    best, reference = report.best(), report.first("reference")
-    if not best or not reference:
-        missing = ", ".join(role for role, found in {"reference": reference, "student": best}.items() if not found)
-        return f"Without a scored {missing} there is no change of gold reward to judge: this report gives numbers only."
-    students = len(report.students())
-    among = "The only student" if students == 1 else f"The best of {students} students on these test prompts"
-    first = f"{among}, {best.name}, {_gain_clause(report, best, reference)}"
-    return " ".join(part for part in (first, _place(report, best), _length_clause(best, reference)) if part)
-
-
-def _gain_clause(report: PolicyReport, best: PolicyResult, reference: PolicyResult) -> str:
-    gold, before, after = f"gold reward ({report.gold_name})", number(reference.gold.value), number(best.gold.value)
-    between, level = f"from {before} for the reference to {after}", f"{100 * report.level:g} % interval"
-    side = _side(best)
-    if side is None:
-        return f"moves the {gold} {between}; without an interval of the gain, that may be chance."
-    shown = f"the gain is {estimate_text(best.gain)}"
-    if side == 0:
-        return f"does not clearly change the {gold}, {between}: {shown}, and its {level} holds 0."
-    return f"{'raises' if side > 0 else 'lowers'} the {gold} {between}: {shown}, and its {level} excludes 0."
-
-
-def _side(best: PolicyResult) -> int | None:
-    """1 or -1 where the gain's interval excludes 0 from above or below, 0 where it holds 0, None without one."""
-    gain = best.gain
-    if gain is None or not (known(gain.value) and known(gain.lo) and known(gain.hi)):
-        return None
-    return (gain.lo > 0) - (gain.hi < 0)
-
-
-def _place(report: PolicyReport, best: PolicyResult) -> str:
-    """Where the student stands between the weak line and the ceiling."""
-    pgr, ceiling = best.pgr_gold, report.first("ceiling")
-    other = best.pgr_accuracy.status if best.pgr_accuracy else "ok"
-    aside = f"; PGR of the preference accuracy is {other}" if other != "ok" else ""
-    if pgr is None:
-        reach = f"; the ceiling reaches {number(ceiling.gold.value)}" if ceiling else ""
-        return f"There is no PGR of the gold reward{reach}{aside}."
-    weak, top = f"the weak line ({number(pgr.weak)})", f"the ceiling ({number(pgr.ceiling)})"
-    shown = f"PGR {pgr_text(pgr).removesuffix(' ok')}"
-    if pgr.status == "undefined" or not known(pgr.value):
-        return f"PGR of the gold reward is undefined, because {top} is not above {weak}{aside}."
-    if pgr.status == "uninformative":
-        gap = f"the gap from {weak} to {top} is within two of its standard errors"
-        return f"PGR of the gold reward is uninformative, because {gap}{aside}."
-    if known(pgr.lo) and known(pgr.hi) and pgr.lo <= 0 <= pgr.hi:
-        return f"It is not clearly different from {weak}: {shown} is informative and its interval holds 0{aside}."
-    if pgr.value < 0:
-        return f"It stays below {weak}: {shown} is informative and negative{aside}."
-    if pgr.value > 1:
-        return f"It lies above {top}: {shown} is informative and exceeds 1{aside}."
-    recovered = f"It recovers {number(100 * pgr.value, 0)} % of the gap from {weak} to {top}"
-    return f"{recovered}: {shown} is informative{aside}."
-
-
-def _length_clause(best: PolicyResult, reference: PolicyResult) -> str:
-    if not (known(best.length) and known(reference.length) and reference.length > 0):
-        return ""
-    change = best.length / reference.length - 1
-    if abs(change) < _LONGER:
-        return ""
-    side, tokens = (
-        "longer" if change > 0 else "shorter",
-        f"{number(best.length, 1)} against {number(reference.length, 1)}",
-    )
-    return f"Its completions are {abs(100 * change):.0f} % {side} than the reference's ({tokens} tokens)."
+def metrics_of(data: PolicyReport) -> Metrics:
+    """Every number of the table, by model/what; limits of intervals end in _lo and _hi."""
+    values: dict[str, float | None] = {}
+    for model in data.models:
+        for what in ("gold", "gain", "win_rate", "accuracy", "kl"):
+            found = getattr(model, what)
+            if found:
+                values |= {f"{model.name}/{what}": found.value, f"{model.name}/{what}_lo": found.lo}
+                values |= {f"{model.name}/{what}_hi": found.hi}
+        values |= {f"{model.name}/tokens": model.length, f"{model.name}/tokens_per_second": model.speed}
+        for what, pgr in {"pgr_gold": model.pgr_gold, "pgr_accuracy": model.pgr_accuracy}.items():
+            if pgr and pgr.value is not None:
+                values |= {f"{model.name}/{what}": pgr.value, f"{model.name}/{what}_lo": pgr.lo}
+                values |= {
+                    f"{model.name}/{what}_hi": pgr.hi,
+                    f"{model.name}/{what}_informative": float(pgr.status == "ok"),
+                }
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def render_page(report: PolicyReport) -> str:
@@ -199,28 +160,21 @@ def render_page(report: PolicyReport) -> str:
     from markupsafe import Markup
 
     from trimtab.stages import _policy_plots as plots
+    from trimtab.stages._policy_verdict import status, verdict
 
+    head, *cells = summary_table(report)
     return render(
         "policy_report.html.j2",
         d=report,
         verdict=verdict(report),
-        status=_status(report),
-        head=summary_table(report)[0],
-        rows=[{"model": model, "cells": _cells(model)} for model in report.models],
+        status=status(report),
+        head=head,
+        rows=[{"model": model, "cells": own} for model, own in zip(report.models, cells, strict=True)],
         plots=plots.overview(report),
         curves=[(model, Markup(svg)) for model, svg in plots.curves(report)],
         samples=_samples(report),
         time=time_text(report.stages),
     )
-
-
-def _status(report: PolicyReport) -> str:
-    best = report.best()
-    if not best:
-        return "undefined"
-    if _side(best) != 1:
-        return "uninformative"
-    return best.pgr_gold.status if best.pgr_gold else "ok"
 
 
 def _samples(report: PolicyReport) -> dict[str, Any]:

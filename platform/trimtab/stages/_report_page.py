@@ -93,7 +93,7 @@ def known(value: float | None) -> TypeGuard[float]:
 
 def brief(name: str) -> str:
     """A model's name where its role shows otherwise."""
-    return name.removeprefix("student.")
+    return name.removeprefix("student.").removeprefix("guided.")
 
 
 def number(value: float | None, digits: int = 3) -> str:

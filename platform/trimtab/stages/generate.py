@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.alignment import GenerateSpec, Sampling
+from trimtab.alignment import GenerateSpec, GuidedSpec, Sampling
 from trimtab.compute import Compute
 from trimtab.errors import DataError, StageError
 from trimtab.lm import Generated, row_seed
@@ -21,28 +24,38 @@ if TYPE_CHECKING:
 
 Prompts = dict[str, list[int]]
 Made = dict[str, list[Generated]]
+BASE, SPEED = "base", "speed.json"
 
 
 @stage(version=1, on="workers", resumes=True)
 def generate(
-    spec: GenerateSpec, out: Path, *, compute: Compute, rows: Path, partial: Path, model: Path | None = None
+    spec: GenerateSpec,
+    out: Path,
+    *,
+    compute: Compute,
+    rows: Path,
+    partial: Path,
+    model: Path | None = None,
+    helpers: Mapping[str, Path] | None = None,
 ) -> Metrics:
     """Every prompt of `rows` with `samples` candidates, their tokens and log-probs (read by `Logprobs`) beside them.
 
-    `model` is the output of the stage that trained it. Ranks share the rows; what is done is kept in `partial`, and
+    `model` is the output of the stage that trained it, `helpers` are those of a GuidedSpec's helpers that were trained
+    before; log-probs are those of the guided base then. Ranks share the rows; what is done is kept in `partial`, and
     found there by the next attempt, on however many ranks. Prompts that are too long are left out.
     Raises DataError when none is left, and StageError where a log-prob is not finite.
     """
     from trimtab.data.rendering import prompt_tokens, tokenizer_identity
     from trimtab.data.tables import read_jsonl, write_jsonl
-    from trimtab.models.language import made_by, model_identity
+    from trimtab.models.language import model_identity
     from trimtab.models.network import load_tokenizer
     from trimtab.models.source import model_folder
     from trimtab.models.token_table import write_tokens
     from trimtab.training.world import world
 
     ranks, table = world(), read_jsonl(rows / ROWS)
-    source = made_by(model, spec.model)
+    sources = _sources(spec, model, helpers or {})
+    source = sources[BASE]
     tokenizer = load_tokenizer(model_folder(source.source, compute.cache, revision=source.revision))
     prompts = {row["id"]: prompt_tokens(tokenizer, row["prompt"]) for row in table}
     kept = {row_id: ids for row_id, ids in prompts.items() if len(ids) <= spec.sampling.max_prompt_tokens}
@@ -53,16 +66,30 @@ def generate(
     found = _found(partial) if ranks.first else {}
     done = ranks.gather(set(found))[0]
     todo = _batches(kept, done, size=max(1, compute.inference_batch // spec.sampling.samples))
-    lm = _opened(source, tokenizer, compute) if ranks.share(todo) else None
+    lm = _opened(spec, sources, tokenizer, compute) if ranks.share(todo) else None
+    started = time.perf_counter()
     mine = _draw(lm, ranks.share(todo), spec.sampling, partial=partial)
+    seconds = max(ranks.gather(time.perf_counter() - started))
     made = {row_id: drawn for part in ranks.gather(mine) for row_id, drawn in part.items()} | found
     if not ranks.first:
         return {}
     made = {row_id: made[row_id] for row_id in kept}
     by_id = {row["id"]: row for row in table}
     write_jsonl(out / ROWS, (_answered(by_id[row_id], drawn, tokenizer) for row_id, drawn in made.items()))
-    write_tokens(out, made, model=model_identity(source, compute.cache), tokenizer=tokenizer_identity(tokenizer))
+    identity = "+".join(model_identity(one, compute.cache) for one in sources.values())
+    write_tokens(out, made, model=identity, tokenizer=tokenizer_identity(tokenizer))
+    drawn = sum(len(sample.ids) for row_id in kept if row_id not in done for sample in made[row_id])
+    (out / SPEED).write_text(json.dumps({"tokens_per_second": drawn / seconds}))
     return _counts(made) | {"dropped_long_prompt": len(prompts) - len(kept), "resumed": len(done)}
+
+
+def _sources(spec: GenerateSpec, model: Path | None, trained: Mapping[str, Path]) -> dict[str, ModelSpec]:
+    """Base and helpers by name, as earlier stages made them or of their own."""
+    from trimtab.models.language import made_by
+
+    helpers = spec.helpers if isinstance(spec, GuidedSpec) else {}
+    found = {name: made_by(trained.get(name), helper) for name, helper in helpers.items()}
+    return {BASE: made_by(model, spec.model)} | found
 
 
 def _found(partial: Path) -> Made:
@@ -90,10 +117,18 @@ def _batches(prompts: Prompts, done: set[str], *, size: int) -> list[Prompts]:
     return [batch for batch in todo if batch]
 
 
-def _opened(source: ModelSpec, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> LM:
+def _opened(
+    spec: GenerateSpec, sources: dict[str, ModelSpec], tokenizer: PreTrainedTokenizerBase, compute: Compute
+) -> LM:
+    if isinstance(spec, GuidedSpec):
+        from trimtab.models.guided import GuidedLM, open_ensemble
+
+        room = spec.sampling.max_prompt_tokens + spec.sampling.max_new_tokens + 1
+        decoder, _ = open_ensemble(sources, compute.cache, slots=compute.inference_batch, context=room)
+        return GuidedLM(decoder, spec.guide)
     from trimtab.models.language import LanguageModel, end_ids, load_language
 
-    network = load_language(source, compute.cache)
+    network = load_language(sources[BASE], compute.cache)
     return LanguageModel(network, ends=end_ids(network, tokenizer), batch=compute.inference_batch)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trimtab.alignment import LogprobSpec
 from trimtab.compute import Compute
@@ -15,6 +15,8 @@ from trimtab.stages._base import Metrics, stage
 from trimtab.stages.prepare import ROWS
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from trimtab.data.rendering import Rendered
     from trimtab.models.logprob_store import Store
     from trimtab.parts import ModelSpec
@@ -23,10 +25,19 @@ __all__ = ["Logprobs", "logprobs"]
 
 
 @stage(version=1, on="workers")
-def logprobs(spec: LogprobSpec, out: Path, *, compute: Compute, rows: Path, model: Path | None = None) -> Metrics:
+def logprobs(
+    spec: LogprobSpec,
+    out: Path,
+    *,
+    compute: Compute,
+    rows: Path,
+    model: Path | None = None,
+    drawn: Path | None = None,
+) -> Metrics:
     """Log-probs of the candidates of `rows`, read by `Logprobs`: found in the cache's store, or computed and put there.
 
-    `model` is the output of the stage that trained it. A candidate that cannot be shown to the model within
+    `model` is the output of the stage that trained it. Where `drawn`, the output of generate, is given, they are those
+    of the very tokens that were drawn, which need not be those of the text. A candidate that cannot be shown within
     `max_length`, or has no token, has none; the counts say how many.
     Raises DataError for a prompt without a token, and StageError where a log-prob is not finite.
     """
@@ -44,6 +55,8 @@ def logprobs(spec: LogprobSpec, out: Path, *, compute: Compute, rows: Path, mode
     tokenizer = load_tokenizer(model_folder(source.source, compute.cache, revision=source.revision))
     asked = [(row["prompt"], text["text"], text["ended"]) for row in table for text in row["candidates"]]
     rendered, counts = render_all(tokenizer, asked, max_length=spec.max_length)
+    if drawn:
+        rendered, counts = _as_drawn(tokenizer, table, Logprobs(drawn))
     owners = [row["id"] for row in table for _ in row["candidates"]]
     if bare := [owner for owner, r in zip(owners, rendered, strict=True) if r and not r.prompt_ids]:
         raise DataError(f"row {bare[0]}: its prompt has no token of its own for a completion to stand behind")
@@ -65,6 +78,21 @@ def logprobs(spec: LogprobSpec, out: Path, *, compute: Compute, rows: Path, mode
     write_tokens(out, told, model=identity, tokenizer=tokenizer_identity(tokenizer))
     counts["completions"] = counts.pop("rows")
     return counts | {"rows": len(table), "computed": len(wanted) - len(there), "found": len(there)}
+
+
+def _as_drawn(
+    tokenizer: PreTrainedTokenizerBase, table: list[dict[str, Any]], drawn: Logprobs
+) -> tuple[list[Rendered | None], dict[str, int]]:
+    from trimtab.data.rendering import Rendered, prompt_tokens
+
+    prompts = [prompt_tokens(tokenizer, row["prompt"]) for row in table]
+    ids = [[drawn.of(row["id"], k)[0].tolist() for k in range(len(row["candidates"]))] for row in table]
+    rendered = [
+        Rendered(prompt, own, 0, False) if own else None
+        for prompt, of_row in zip(prompts, ids, strict=True)
+        for own in of_row
+    ]
+    return rendered, {"rows": sum(one is not None for one in rendered)}
 
 
 def _compute(missing: dict[str, Rendered], source: ModelSpec, store: Store, *, compute: Compute) -> None:

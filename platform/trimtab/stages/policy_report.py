@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.compute import Compute
 from trimtab.spec import Spec
 from trimtab.stages._base import Metrics, stage
+from trimtab.stages.generate import SPEED
 from trimtab.stages.measure import SAMPLES
 from trimtab.stages.pairs import read_scores
 from trimtab.stages.report import PAGE, PICTURE, TABLE, Parts, as_written, label_quality, predictions_of, role_of, times
@@ -25,17 +26,17 @@ SHOWN = 6
 COUNTED = ("rows_truncated", "rows_dropped", "rows_merged_boundary")
 
 
-@stage(version=1, on="driver")
+@stage(version=2, on="driver")
 def policy_report(spec: Spec, out: Path, *, compute: Compute, parts: Mapping[str, Path]) -> Metrics:
     """Averages over seeds, paired bootstrap intervals over test prompts and seeds; parts are seed/what/name."""
-    from trimtab.stages._policy_page import render_page, summary_table
+    from trimtab.stages._policy_page import metrics_of, render_page, summary_table
     from trimtab.stages._policy_plots import headline_plot
 
     data = Collected(spec, Parts(parts)).report()
     (out / PAGE).write_text(render_page(data), encoding="utf-8")
     headline_plot(data, out / PICTURE)
     (out / TABLE).write_text(json.dumps(summary_table(data)))
-    return _metrics(data)
+    return metrics_of(data)
 
 
 class Collected:
@@ -79,9 +80,12 @@ class Collected:
         first, second = (np.heaviside(sign * difference, 0.5) for sign in (1, -1))
         return preferred(better_in_both_orders(first, second)).mean((1, 2))
 
-    def _accuracy(self) -> Bootstrap:
+    def _accuracy(self) -> Bootstrap | None:
+        """None where nobody ordered pairs."""
         from trimtab.metrics import paired_bootstrap
 
+        if not self.ranked:
+            return None
         correct = {name: [seed["correct"] for seed in seeds] for name, seeds in self.ranked.items()}
         same = len({tuple(seed["ids"]) for seed in self.ranked["supervisor"]}) == 1
         return paired_bootstrap(correct, self.spec.report.level, resamples=self.spec.report.bootstrap, same_rows=same)
@@ -114,7 +118,7 @@ class Collected:
         )
 
     def _notes(self) -> list[str]:
-        if self.spec.supervisor.kind == "policy" or "supervisor" not in self.measured:
+        if "supervisor" not in self.measured or self.spec.supervisor.kind == "policy":
             return []
         return ["supervisor: its gold reward is the weak policy's, its preference accuracy the weak reward model's."]
 
@@ -136,21 +140,37 @@ class Collected:
             kl=_estimate(self.kl.mean[name]) if gold else None,
             length=float(np.mean([seed["tokens"].mean() for seed in mine])) if mine else None,
             pgr_gold=gold.pgr.get(name) if gold and name != "reference" else None,
-            pgr_accuracy=self.accuracy.pgr.get(name),
+            pgr_accuracy=self.accuracy.pgr.get(name) if self.accuracy else None,
+            speed=self._speed(name),
             per_seed=[float(seed["gold"].mean()) for seed in mine] if mine else [],
             path=self._path(name),
             curves=[read_curves(folder) for folder in self.found.of("model").get(name, [])],
             samples=self._shown(mine[0]) if mine else [],
         )
 
+    def _speed(self, name: str) -> float | None:
+        """Tokens a second while its samples were drawn, where that was measured."""
+        from statistics import fmean
+
+        files = [folder / SPEED for folder in self.found.of("samples").get(name, [])]
+        told = [json.loads(file.read_text())["tokens_per_second"] for file in files if file.exists()]
+        return fmean(told) if told else None
+
     def _path(self, name: str) -> list[tuple[float, float]]:
-        """(KL, gold reward) after each round, averaged over seeds."""
+        """(KL, gold reward) after each round, or with each lesser strength of a guide; averaged over seeds."""
         import numpy as np
+
+        sweep = [
+            key
+            for key in self.measured
+            if role_of(key) == "guided" and key.rpartition(" ")[0] == name.rpartition(" ")[0]
+        ]
+        before = [self.measured[key] for key in sweep[: sweep.index(name)]] if name in sweep else []
 
         rounds = sorted(
             (key for key in self.rounds if key.startswith(f"{name}@")), key=lambda key: int(key.split("@")[1])
         )
-        steps = [self.rounds[key] for key in rounds] + ([self.measured[name]] if name in self.measured else [])
+        steps = before + [self.rounds[key] for key in rounds] + ([self.measured[name]] if name in self.measured else [])
         return [
             tuple(float(np.mean([seed[what].mean() for seed in step])) for what in ("kl", "gold")) for step in steps
         ]
@@ -211,7 +231,7 @@ def _samples(folder: Path) -> dict[str, Any]:
 
 
 def _rank(name: str) -> int:
-    return ("reference", "supervisor", "student", "ceiling").index(role_of(name))
+    return ("reference", "supervisor", "student", "guided", "ceiling").index(role_of(name))
 
 
 def _text(prompt: Any) -> str:
@@ -222,22 +242,3 @@ def _estimate(interval: Interval) -> Estimate:
     from trimtab.stages._policy_page import Estimate
 
     return Estimate(interval.mean, interval.lo, interval.hi)
-
-
-def _metrics(data: PolicyReport) -> Metrics:
-    values: dict[str, float | None] = {}
-    for model in data.models:
-        for what in ("gold", "gain", "win_rate", "accuracy", "kl"):
-            found = getattr(model, what)
-            if found:
-                values |= {f"{model.name}/{what}": found.value, f"{model.name}/{what}_lo": found.lo}
-                values |= {f"{model.name}/{what}_hi": found.hi}
-        values[f"{model.name}/tokens"] = model.length
-        for what, pgr in {"pgr_gold": model.pgr_gold, "pgr_accuracy": model.pgr_accuracy}.items():
-            if pgr and pgr.value is not None:
-                values |= {f"{model.name}/{what}": pgr.value, f"{model.name}/{what}_lo": pgr.lo}
-                values |= {
-                    f"{model.name}/{what}_hi": pgr.hi,
-                    f"{model.name}/{what}_informative": float(pgr.status == "ok"),
-                }
-    return {name: float(value) for name, value in values.items() if value is not None}

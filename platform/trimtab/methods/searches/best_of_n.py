@@ -1,0 +1,22 @@
+"""Best-of-n (Stiennon et al. 2020, arXiv 2009.01325; Nakano et al. 2021): of n responses the one that scores best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from trimtab.methods.searches._base import Response, Round, Sampler, Scorer, Search, best, grown
+
+
+class BestOfN(Search):
+    """Stiennon et al. 2020: argmax_i score(y_i), y_1 ... y_n drawn from the base."""
+
+    kind: Literal["best_of_n"] = "best_of_n"
+    n: int = Field(4, ge=1, le=256, description="responses drawn")
+
+    def __call__(self, sampler: Sampler, scorer: Scorer, *, most: int, seed: int) -> Iterator[Round]:
+        whole = grown(sampler, scorer, [Response((), False)] * self.n, most=most, seed=seed)
+        kept = best(whole, self.n)
+        yield Round(kept[0].response.ids, tuple(kept))
