@@ -43,7 +43,7 @@ def start(*arguments: str | Path, storage: Path) -> subprocess.Popen[str]:
 
 def trimtab(*arguments: str | Path, storage: Path) -> subprocess.CompletedProcess[str]:
     process = start(*arguments, storage=storage)
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=400)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -178,7 +178,7 @@ def test_a_stopped_run_ends_cleanly(tmp_path: Path, model: Path, signal_: signal
     process = start("run", written(tmp_path, model=model), FOREVER, "--json", storage=storage)
     wait_for_training(storage, process)
     process.send_signal(signal_)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "stopped; finished stages are kept, and the same command goes on from there"
     assert "Traceback" not in err

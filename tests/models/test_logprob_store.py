@@ -87,7 +87,7 @@ def test_a_file_that_does_not_fit_together_is_left_out(tmp_path):
 @pytest.mark.slow
 def test_two_processes_write_at_once(tmp_path):
     both = [writer(tmp_path, name, 30) for name in ("one", "two")]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [process.wait(timeout=400) for process in both] == [0, 0]
     assert [len(found(tmp_path, name, 30)) for name in ("one", "two")] == [600, 600]
 
 

@@ -161,7 +161,7 @@ def test_several_ranks_share_the_rows_and_what_one_had_done(tiny, rows, whole, t
     made(tiny, rows, tmp_path / "first", partial=tmp_path / "partial")
     for path in shards(tmp_path / "partial")[5:]:
         path.unlink()
-    assert [p.wait(timeout=120) for p in start(tiny, rows, tmp_path / "two", tmp_path / "partial", ranks=2)] == [0, 0]
+    assert [p.wait(timeout=400) for p in start(tiny, rows, tmp_path / "two", tmp_path / "partial", ranks=2)] == [0, 0]
     assert len(shards(tmp_path / "partial")) == 45
     for name in ("rows.jsonl", TOKENS):
         assert (tmp_path / "two" / name).read_bytes() == (whole[0] / name).read_bytes()

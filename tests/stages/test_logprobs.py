@@ -113,7 +113,7 @@ def test_two_ranks_share_what_is_missing(tiny, table, tmp_path):
     (tmp_path / "two").mkdir()
     command = [sys.executable, "-c", RANK, spec_of(tiny).model_dump_json(), str(tmp_path)]
     ranks = [subprocess.Popen([*command, rank], stdout=subprocess.PIPE, text=True) for rank in "01"]
-    said = [rank.communicate(timeout=120)[0].splitlines()[-1] for rank in ranks]
+    said = [rank.communicate(timeout=400)[0].splitlines()[-1] for rank in ranks]
     assert "'computed': 104, 'found': 16" in said[0]
     assert said[1] == "{}"
     one, two = Logprobs(tmp_path / "out"), Logprobs(tmp_path / "two")
