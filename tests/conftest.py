@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -27,6 +29,12 @@ for name, value in {"HF_HUB_OFFLINE": "1", "RAY_AUTH_TOKEN": secrets.token_hex(3
 GOOD = ("bright", "calm", "clear", "fine", "kind", "warm")
 BAD = ("bitter", "cold", "cruel", "dim", "harsh", "sour")
 LONG = ("test_real", "test_kill", "test_resume", "test_cli", "test_preference", "test_generate")
+TRAINING = (
+    "trimtab.training.policies",
+    "trimtab.training.online",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "peft",
+)
 PLAIN = ("bread", "cup", "door", "house", "lamp", "letter", "morning", "river", "road", "stone", "table", "window")
 
 
@@ -95,11 +103,25 @@ def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder
 
 
+def leave_aside() -> None:
+    """What is there by now is no garbage: a training that lets go of its memory need not search libraries for it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _left_aside() -> None:
+    leave_aside()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The network and 64 labelled, 64 weakly labelled and 40 test rows, the same in every session."""
     root = tmp_path_factory.mktemp("tiny")
     save_tiny_llama(root / "model")
+    for module in TRAINING:
+        importlib.import_module(module)
+    leave_aside()
     draw = random.Random(0)
     rows = [dict(zip(("text", "label"), sentence(draw), strict=True), id=f"r{i}") for i in range(168)]
     weak = []
@@ -114,6 +136,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         weak=write_rows(root / "weak", weak),
         test=write_rows(root / "test", rows[128:]),
     )
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A place to track runs in whose tables are made once: that takes seconds, and no test but MLflow's is about it."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
 def save_tiny_llama(folder: Path) -> None:
@@ -149,6 +177,16 @@ def save_tiny_llama(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's SQLite file, migrated and empty: making one takes seconds, copying it nothing."""
+    from trimtab.run.track_words import connect
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

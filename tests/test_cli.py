@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trimtab.cli import app
 
 JOB = """\
 kind: weak_to_strong
@@ -47,6 +52,28 @@ def trimtab(*arguments: str | Path, storage: Path) -> subprocess.CompletedProces
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+Done = subprocess.CompletedProcess
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mlflow_uri: str
+) -> Iterator[Callable[..., Done[str]]]:
+    """The same commands, called in this process, which has imported already what each of them would."""
+
+    def call(*arguments: str | Path, storage: Path) -> Done[str]:
+        monkeypatch.setenv("TRIMTAB_STORAGE", str(storage))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+        with pytest.raises(SystemExit) as ended:
+            app([*map(str, arguments)])
+        return Done(arguments, ended.value.code, *capsys.readouterr())
+
+    signals = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+    yield call
+    for name, handler in signals.items():
+        signal.signal(name, handler)
+
+
 def log_of(storage: Path, number: int = -1) -> list[dict[str, Any]]:
     """The events of a run: of the one started last, if none is named."""
     logs = [log.read_text().splitlines() for log in (storage / "runs").glob("*/events.jsonl")]
@@ -54,14 +81,15 @@ def log_of(storage: Path, number: int = -1) -> list[dict[str, Any]]:
     return sorted(events, key=lambda events: events[0]["time"])[number]
 
 
-def train_has_started(storage: Path) -> bool:
+def trainings(storage: Path) -> int:
+    """How many have started, in all runs."""
     logs = (storage / "runs").glob("*/events.jsonl")
-    return any('"stage_start"' in line and '"stage": "train"' in line for log in logs for line in log.open())
+    return sum('"stage_start"' in line and '"stage": "train"' in line for log in logs for line in log.open())
 
 
-def wait_for_training(storage: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_training(storage: Path, process: subprocess.Popen[str], earlier: int) -> None:
     until = time.monotonic() + 120
-    while not train_has_started(storage):
+    while trainings(storage) == earlier:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -94,6 +122,39 @@ def written(folder: Path, *, model: str | Path, labels: int = 2, rows: int = 80)
     (folder / "rows.jsonl").write_text("\n".join(texts))
     (folder / "job.yaml").write_text(JOB.format(rows=folder / "rows.jsonl", model=model))
     return folder / "job.yaml"
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run that a signal stopped in its first training, for which all was there."""
+
+    job: Path
+    storage: Path
+    done: Done[str]
+
+    def again(self, storage: Path, signal_: signal.Signals) -> Stopped:
+        """The same run on a copy of the storage, stopped by another signal.
+
+        Its states are computed anew, which imports all that a training needs.
+        """
+        shutil.copytree(self.storage, storage, ignore=shutil.ignore_patterns("features-*"))
+        return Stopped(self.job, storage, stopped(self.job, storage, signal_))
+
+
+def stopped(job: Path, storage: Path, signal_: signal.Signals) -> Done[str]:
+    earlier = trainings(storage)
+    process = start("run", job, FOREVER, "--json", storage=storage)
+    wait_for_training(storage, process, earlier)
+    process.send_signal(signal_)
+    out, err = process.communicate(timeout=240)
+    return Done(process.args, process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def ctrl_c(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    folder = tmp_path_factory.mktemp("stopped")
+    job = written(folder, model=model)
+    return Stopped(job, folder / "storage", stopped(job, folder / "storage", signal.SIGINT))
 
 
 def test_mistakes_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
@@ -139,10 +200,10 @@ def test_a_report_without_runs_and_data_without_a_file(tmp_path: Path) -> None:
     ids=["one class", "too few rows", "no rows"],
 )
 def test_data_that_cannot_be_used_ends_a_run_before_a_model_loads(
-    tmp_path: Path, labels: int, rows: int, said: str
+    tmp_path: Path, here: Callable[..., Done[str]], labels: int, rows: int, said: str
 ) -> None:
     job = written(tmp_path, model="builtin:smollm2-135m", labels=labels, rows=rows)
-    done = trimtab("run", job, storage=tmp_path / "storage")
+    done = here("run", job, storage=tmp_path / "storage")
     assert done.returncode == 2, done.stderr
     errors = done.stderr.splitlines()
     assert len(errors) == 1
@@ -173,33 +234,27 @@ def test_a_crash_names_the_stage_and_keeps_what_was_finished(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_stopped_run_ends_cleanly(tmp_path: Path, model: Path, signal_: signal.Signals) -> None:
-    storage = tmp_path / "storage"
-    process = start("run", written(tmp_path, model=model), FOREVER, "--json", storage=storage)
-    wait_for_training(storage, process)
-    process.send_signal(signal_)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 130, err
+def test_a_stopped_run_ends_cleanly(tmp_path: Path, ctrl_c: Stopped, signal_: signal.Signals) -> None:
+    found = ctrl_c if signal_ == signal.SIGINT else ctrl_c.again(tmp_path / "storage", signal_)
+    err = found.done.stderr
+    assert found.done.returncode == 130, err
     assert err.splitlines()[-1] == "stopped; finished stages are kept, and the same command goes on from there"
     assert "Traceback" not in err
-    assert json.loads(out.splitlines()[-1])["event"] == "error"
-    events = log_of(storage)
+    assert json.loads(found.done.stdout.splitlines()[-1])["event"] == "error"
+    events = log_of(found.storage)
     assert (events[-1]["event"], events[-1]["status"]) == ("run_end", "interrupted")
-    assert not list((storage / "artifacts").glob(".*-????????"))
+    assert not list((found.storage / "artifacts").glob(".*-????????"))
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_settled_and_resumed(tmp_path: Path, model: Path) -> None:
-    storage, job = tmp_path / "storage", written(tmp_path, model=model)
-    process = start("run", job, FOREVER, storage=storage)
-    wait_for_training(storage, process)
-    process.kill()
-    process.communicate()
+def test_a_killed_run_is_settled_and_resumed(tmp_path: Path, ctrl_c: Stopped) -> None:
+    job, storage = ctrl_c.job, tmp_path / "storage"
+    assert ctrl_c.again(storage, signal.SIGKILL).done.returncode == -signal.SIGKILL
     assert log_of(storage)[-1]["event"] != "run_end"
     assert list((storage / "artifacts").glob(".train-*"))
     done = trimtab("run", job, "--json", storage=storage)
     assert done.returncode == 0, done.stderr
-    killed, resumed = log_of(storage, 0), log_of(storage)
+    killed, resumed = log_of(storage, -2), log_of(storage)
     assert (killed[-1]["event"], killed[-1]["status"]) == ("run_end", "interrupted")
     assert not list((storage / "artifacts").glob(".train-*"))
     cached = {event["stage"] for event in resumed if event.get("status") == "cached"}
@@ -213,7 +268,7 @@ def test_a_killed_run_is_settled_and_resumed(tmp_path: Path, model: Path) -> Non
     assert lines[-1]["report"] in trimtab("report", "--storage", storage, storage=tmp_path / "other").stdout
     synced = trimtab("report", "--sync", storage=storage)
     assert synced.returncode == 0, synced.stdout
-    assert len(synced.stdout.splitlines()) == 2
+    assert len(synced.stdout.splitlines()) == 3, "the one that Ctrl-C stopped, too"
 
 
 def test_pairs_are_shown_with_their_rejects(tmp_path: Path) -> None:
@@ -231,8 +286,8 @@ def test_pairs_are_shown_with_their_rejects(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pairs_are_shown_as_a_model_sees_them(tiny: Any, tmp_path: Path) -> None:
+def test_pairs_are_shown_as_a_model_sees_them(tiny: Any, tmp_path: Path, here: Callable[..., Done[str]]) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "bread cup", "chosen": " door", "rejected": " river"}\n')
-    done = trimtab("data", tmp_path / "pairs.jsonl", "--model", tiny.model, storage=tmp_path)
+    done = here("data", tmp_path / "pairs.jsonl", "--model", tiny.model, storage=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "chosen:   bread cup[[door [EOS]]]" in done.stdout

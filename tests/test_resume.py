@@ -14,6 +14,8 @@ import pytest
 import yaml
 from tests.conftest import GOOD, Tiny
 
+from trimtab import verbs
+
 
 def job_file(folder: Path, tiny: Tiny) -> Path:
     """Two students on a random network, in float32; a row's label is the half of the list its first word is from."""
@@ -35,9 +37,9 @@ def job_file(folder: Path, tiny: Tiny) -> Path:
     return path
 
 
-def start(job: Path, storage: Path, backend: str) -> subprocess.Popen[str]:
+def start(job: Path, storage: Path, backend: str, mlflow_uri: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trimtab", "run", str(job), f"compute.storage={storage}", "--json"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{storage}/mlflow.db"}
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_uri}
     return subprocess.Popen(
         [*command, f"compute.backend={backend}"],
         stdout=subprocess.PIPE,
@@ -64,22 +66,25 @@ def ended(run: subprocess.Popen[str]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> tuple[dict[str, float], dict[str, str]]:
-    """Metrics and predictions of a run that nothing happened to."""
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, mlflow_uri: str
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Metrics and predictions of a run that nothing happened to, in this process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    events = ended(start(job_file(folder, tiny), folder, "inline"))
-    assert events[-1]["event"] == "done"
-    return events[-1]["metrics"], outcome(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+        done = verbs.run(job_file(folder, tiny), [f"compute.storage={folder}", "compute.backend=inline"])
+    return done.metrics, outcome(folder)
 
 
 @pytest.mark.parametrize(
     "backend", [pytest.param("inline", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.ray)]
 )
 def test_a_killed_driver_repeats_nothing_and_finds_the_same(
-    tmp_path: Path, tiny: Tiny, undisturbed: tuple[dict[str, float], dict[str, str]], backend: str
+    tmp_path: Path, tiny: Tiny, undisturbed: tuple[dict[str, float], dict[str, str]], mlflow_uri: str, backend: str
 ) -> None:
     job, killed = job_file(tmp_path, tiny), tmp_path / "killed"
-    run = start(job, killed, backend)
+    run = start(job, killed, backend, mlflow_uri)
     trained = 0
     for line in run.stdout or ():
         event = json.loads(line)
@@ -91,7 +96,7 @@ def test_a_killed_driver_repeats_nothing_and_finds_the_same(
     before = finished(killed)
     assert sum(name.startswith("train-") for name in before) >= 2
 
-    events = ended(start(job, killed, backend))
+    events = ended(start(job, killed, backend, mlflow_uri))
     after = finished(killed)
     assert {name: after[name] for name in before} == before, "finished stages stay as they were"
     assert not [e for e in events if e["event"] == "stage_start" and e["stage_id"] in before]

@@ -7,15 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from trimtab.errors import StageError
-from trimtab.methods.guides._base import Blend, Guide
+from trimtab.methods.guides._base import Blend
 from trimtab.methods.preferences.dpo import Dpo
 from trimtab.methods.rewards.bradley_terry import BradleyTerry
+from trimtab.methods.searches._base import Search
 from trimtab.parts import EvalSpec, FeatureSpec, Full, LoRA, ModelSpec, Probe, Top, Training, Tune
 from trimtab.spec import Spec, one_of
 
 AnyPreference = one_of("trimtab.methods.preferences")
 AnyReward = one_of("trimtab.methods.rewards")
-AnyGuide = one_of("trimtab.methods.guides")
+AnySteer = one_of("trimtab.methods.guides", "trimtab.methods.searches")
+"""How helpers steer a base: a guide of every token, or a search among what the base writes."""
 
 
 class PromptColumns(Spec):
@@ -60,9 +62,9 @@ class GenerateSpec(Spec):
 
 
 class GuidedSpec(GenerateSpec):
-    """Completions by a base that helpers guide, token by token."""
+    """Completions by a base that helpers guide, token by token or by a search among its completions."""
 
-    guide: AnyGuide
+    guide: AnySteer
     helpers: dict[str, ModelSpec] = Field(description="name -> model, in the order that the guide takes them")
 
     @model_validator(mode="after")
@@ -71,9 +73,9 @@ class GuidedSpec(GenerateSpec):
         return self
 
 
-def check_guide(guide: Guide, helpers: int) -> None:
-    """Raises ValueError where the guide takes other helpers, or does not work token by token on log-probs alone."""
-    if not isinstance(guide, Blend):
+def check_guide(guide: Any, helpers: int) -> None:
+    """Raises ValueError where the guide takes other helpers, or needs more than the log-probs of one vocabulary."""
+    if not isinstance(guide, Blend | Search):
         raise ValueError(f"guide: {guide.kind} does not make one distribution of its models' at every token")
     try:
         guide.check(1 + helpers)
@@ -235,3 +237,9 @@ class MeasureSpec(Spec):
     """How a policy is measured: samples of test prompts."""
 
     sampling: Sampling = Sampling(samples=2)
+
+
+class KnownDistance(MeasureSpec):
+    """For a policy whose log-probs are not known, with its distance to the reference, if that is."""
+
+    kl: float | None

@@ -1,4 +1,4 @@
-"""trimtab check | plan | run | report | data | doctor."""
+"""trimtab check | plan | run | serve | report | data | doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 HELP = """Weak-to-strong alignment on Ray: small models supervise, large ones learn.
 
 Exit codes: 0 done; 1 a stage failed; 2 the job, data, model or machine does not allow it; 130 stopped (Ctrl-C,\
- SIGTERM, SIGHUP). Finished stages are kept whatever happens, and the same command goes on from there.
+ SIGTERM, of a run also SIGHUP). Finished stages are kept whatever happens, and the same command goes on from there.
 """
 STOPPED = "stopped; finished stages are kept, and the same command goes on from there"
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -43,9 +44,7 @@ def told(*, as_json: bool = False) -> Iterator[None]:
     try:
         yield
     except (TrimtabError, KeyboardInterrupt) as error:
-        if as_json:
-            print(json.dumps(_as_event(error)), flush=True)
-        Console(stderr=True, highlight=False).print(_in_words(error), soft_wrap=True)
+        _tell(error, as_json=as_json)
         raise typer.Exit(error.exit_code if isinstance(error, TrimtabError) else 130) from None
     except OSError as error:
         if as_json:
@@ -59,6 +58,12 @@ def told(*, as_json: bool = False) -> Iterator[None]:
         if as_json:
             print(json.dumps(_as_event(error)), flush=True)
         raise
+
+
+def _tell(error: BaseException, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_as_event(error)), flush=True)
+    Console(stderr=True, highlight=False).print(_in_words(error), soft_wrap=True)
 
 
 def _as_event(error: BaseException) -> dict[str, object]:
@@ -122,7 +127,7 @@ def run(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> Non
             result = verbs.run(job, overrides or [], listeners=[listener])
         if as_json:
             done = {"event": "done", "report": str(result.report), "metrics": result.metrics, "run_id": result.run_id}
-            print(json.dumps(done | {"ran": result.ran, "warnings": result.warnings}))
+            print(json.dumps(done | {"ran": result.ran, "warnings": result.warnings, "registered": result.registered}))
         else:
             _show(result, str(job))
 
@@ -136,6 +141,8 @@ def _show(result: RunResult, job: str) -> None:
     _say(f"{job}: {ran}")
     _say(f"report:  {result.report}")
     _say(f"runs:    mlflow ui --backend-store-uri {without_password(default_uri(result.storage))}")
+    for version in result.registered:
+        _say(f"model:   {version}")
     for warning in result.warnings:
         _say(warning, "yellow")
 
@@ -151,6 +158,25 @@ def _table(rows: list[list[str]]) -> None:
     for row in rows[1:]:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+@app.command()
+def serve(
+    file: Annotated[Path, typer.Argument(help="serve file, such as serve/guided.yaml")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Serve models and ensembles of them behind an OpenAI-shaped API, until stopped.
+
+    SIGHUP reads FILE again and looks the aliases of registered models up again: new versions are loaded beside what
+    runs, which finishes what it is at. What is wrong with the file is told, and what runs goes on.
+    """
+    with told(as_json=as_json):
+        from trimtab import verbs
+
+        with verbs.serve(file, overrides or []) as found, suppress(KeyboardInterrupt):
+            ready, refused = lambda: _say(found.greeting(as_json=as_json)), partial(_tell, as_json=as_json)
+            found.until_stopped(ready, refused)
 
 
 @app.command()

@@ -36,8 +36,14 @@ class ResourceError(TrimtabError):
 
 
 class StageError(TrimtabError):
-    """A stage failed while it ran; finished stages stay finished."""
+    """A stage failed while it ran; finished stages stay finished. `rank`: the worker whose log says why."""
+
+    rank = 0
 
 
 class Stopped(TrimtabError):
     """A stage was let go of because the run is being stopped."""
+
+
+class ServerError(ModelError):
+    """Another server with a model does not answer, or refuses."""

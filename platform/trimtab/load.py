@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,14 @@ from pydantic import ValidationError
 from trimtab.alignment import PromptSpec
 from trimtab.compute import Compute
 from trimtab.data.prompt_doctor import holds_prompts
-from trimtab.errors import JobError
-from trimtab.mistakes import Mistake, Source, beyond_types, nearest, worded
-from trimtab.parts import TaskSpec
+from trimtab.errors import JobError, ModelError
+from trimtab.mistakes import Loc, Mistake, Source, beyond_types, nearest, typed, worded
+from trimtab.models.source import REGISTRY
+from trimtab.parts import ModelSpec, TaskSpec
 from trimtab.pipelines._base import Pipeline
+from trimtab.run.artifact import PlanRunner
+from trimtab.run.registering import wanted
+from trimtab.run.registry import Registry
 from trimtab.spec import Spec, methods_in
 
 PIPELINES = methods_in("trimtab.pipelines")
@@ -25,33 +31,62 @@ PIPELINES = methods_in("trimtab.pipelines")
 
 @dataclass(frozen=True)
 class Job:
-    """A job file that has been read: what is done, where, and under which name."""
+    """A job file that has been read: what is done, where, under which name, and what it registers.
+
+    `versions` says which version of a registered model stands behind a source; the pipeline holds its folder.
+    """
 
     name: str
     pipeline: Pipeline
     compute: Compute
+    register: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """Read a job file. Raises JobError with every mistake: place, what is wrong, what is allowed, the nearest name."""
     path = Path(path)
-    raw, source = _read(path)
-    problems = [problem for text in overrides for problem in _override(raw, text, source)]
-    place, found = _validated(Compute, raw.pop("compute", None) or {}, ("compute",))
+    raw, source = read_yaml(path, "job file", "kind")
+    problems = [problem for text in overrides for problem in override(raw, text, source)]
+    place, found = validated(Compute, raw.pop("compute", None) or {}, ("compute",))
     name = raw.pop("name", path.stem)
     if not isinstance(name, str):
         found.append((("name",), f"should be text (given: {name!r})"))
-    kind = raw.get("kind")
+    kind, register, versions = raw.get("kind"), raw.pop("register", None) or {}, {}
     if isinstance(kind, str) and kind in PIPELINES:
-        pipeline, more = _validated(PIPELINES[kind], raw, ())
-        found += [*more, *beyond_types(PIPELINES[kind], raw, place)]
+        versions, unknown = looked_up(PIPELINES[kind], raw, (place or Compute()).storage)
+        pipeline, more = validated(PIPELINES[kind], raw, ())
+        found += [*unknown, *more, *beyond_types(PIPELINES[kind], raw, place)]
     else:
         said = f"unknown kind {kind!r}{nearest(kind, PIPELINES)}" if "kind" in raw else "is missing"
         found.append((("kind",), f"{said}; allowed: {', '.join(sorted(PIPELINES))}"))
+    if register and not problems and not found:
+        runner = PlanRunner(place)
+        pipeline(runner)
+        found += wanted(register, runner.nodes.values())[1]
     if problems or found:
         raise JobError(problems + source.told(found))
     place = place.model_copy(update={"storage": place.storage.expanduser().resolve()})
-    return Job(re.sub(r"[^\w.-]+", "-", name), pipeline, place)
+    return Job(re.sub(r"[^\w.-]+", "-", name), pipeline, place, register, versions)
+
+
+def looked_up(cls: type[Spec], raw: dict[str, Any], storage: Path) -> tuple[dict[str, str], list[Mistake]]:
+    """Puts folders in the place of registered models, so that keys follow what an alias points at now.
+
+    Which version stands behind each source, and what cannot be found.
+    """
+    registry, versions, found = Registry(storage), {}, []
+    for loc, spec, node in list(typed(cls, raw)):
+        at = (*loc, "source") if isinstance(node, dict) else loc
+        source = node.get("source") if isinstance(node, dict) else node
+        if not issubclass(spec, ModelSpec) or not isinstance(source, str) or not source.startswith(REGISTRY):
+            continue
+        try:
+            reduce(getitem, at[:-1], raw)[at[-1]] = str(registry.folder(source))
+            versions[source] = registry.version(source).source
+        except ModelError as error:
+            found.append((at, str(error)))
+    return versions, found
 
 
 def load_data(source: str, overrides: Sequence[str] = ()) -> TaskSpec | PromptSpec:
@@ -61,8 +96,8 @@ def load_data(source: str, overrides: Sequence[str] = ()) -> TaskSpec | PromptSp
     """
     raw: dict[str, Any] = {"source": source}
     said = Source("data", None)
-    problems = [problem for text in overrides for problem in _override(raw, text, said)]
-    task, prompts = _validated(TaskSpec, raw, ()), _validated(PromptSpec, raw, ())
+    problems = [problem for text in overrides for problem in override(raw, text, said)]
+    task, prompts = validated(TaskSpec, raw, ()), validated(PromptSpec, raw, ())
     fits = [found for found in (task, prompts) if not found[1]]
     loaded, mistakes = fits[0] if len(fits) == 1 else prompts if holds_prompts(source) else task
     if problems or mistakes:
@@ -70,11 +105,12 @@ def load_data(source: str, overrides: Sequence[str] = ()) -> TaskSpec | PromptSp
     return loaded
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Source]:
+def read_yaml(path: Path, what: str, key: str) -> tuple[dict[str, Any], Source]:
+    """A YAML file that holds a mapping with at least one key, and where each key stands. Raises JobError."""
     if not path.is_file():
         there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         ways = f"{nearest(path.name, there)}; there: {', '.join(there)}" if there else ""
-        raise JobError([f"{path}: no such job file{ways}"])
+        raise JobError([f"{path}: no such {what}{ways}"])
     try:
         text = path.read_text(encoding="utf-8")
         tree, raw = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
@@ -89,7 +125,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Source]:
         raise JobError([f"{path}: an anchor holds itself, or the nesting is too deep"]) from error
     if not isinstance(raw, dict):
         found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
-        raise JobError([f"{path}: {found}; a job file is a mapping with the key kind"])
+        raise JobError([f"{path}: {found}; a {what} is a mapping with the key {key}"])
     if twice:
         raise JobError(twice)
     return raw, Source(str(path), tree)
@@ -118,7 +154,7 @@ def _twice(node: yaml.Node | None, met: set[int]) -> Iterator[tuple[str, int]]:
             yield from _twice(value, met)
 
 
-def _override(raw: dict[str, Any], text: str, source: Source) -> list[str]:
+def override(raw: dict[str, Any], text: str, source: Source) -> list[str]:
     """Apply `a.b.0.c=value`; the value is read as YAML. Returns what is wrong with it."""
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
@@ -163,7 +199,8 @@ def _entered(node: Any, step: str) -> Any:
     return node[key]
 
 
-def _validated(cls: type[Spec], raw: Any, base: tuple[str, ...]) -> tuple[Any, list[Mistake]]:
+def validated(cls: type[Spec], raw: Any, base: Loc) -> tuple[Any, list[Mistake]]:
+    """The spec that a raw value makes, None where it makes none; and what is wrong with it."""
     try:
         return cls.model_validate(raw), []
     except ValidationError as error:

@@ -117,7 +117,7 @@ def _said(error: ErrorDetails, loc: Loc, cls: type[Spec], raw: Any, base: Loc) -
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         fields = sorted(next((found.model_fields for at, found, _ in typed(cls, raw) if at == loc[:-1]), []))
-        fields += ["compute", "name"] * (len(loc) == 1 and not base and "kind" in fields)
+        fields += ["compute", "name", "register"] * (len(loc) == 1 and not base and "kind" in fields)
         return f"unknown key{nearest(loc[-1], fields)}; allowed: {', '.join(fields)}"
     if kind == "union_tag_invalid":
         tags = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
@@ -190,7 +190,7 @@ def beyond_types(cls: type[Spec], raw: dict[str, Any], compute: Compute | None) 
     Looks at every part that is right by itself, whatever is wrong with the others; `compute` is None if that is wrong.
     """
     compute = compute or Compute()
-    checks = {ModelSpec: _model, TaskSpec: _task, PromptSpec: _prompts} | dict.fromkeys(TRAININGS, _training)
+    checks = {ModelSpec: model_mistakes, TaskSpec: _task, PromptSpec: _prompts} | dict.fromkeys(TRAININGS, _training)
     for loc, found, node in typed(cls, raw):
         if found in checks:
             try:
@@ -225,7 +225,8 @@ def _prompts(task: PromptSpec, compute: Compute) -> Iterator[tuple[str, str]]:
             yield name, problem
 
 
-def _model(model: ModelSpec, compute: Compute) -> Iterator[tuple[str, str]]:
+def model_mistakes(model: ModelSpec, compute: Compute) -> Iterator[tuple[str, str]]:
+    """A model that cannot be found, or has not the layers asked for: which field says so, and what is wrong."""
     kind, name = split_source(model.source)
     if problem := model_problem(model.source):
         yield "source", problem
@@ -242,8 +243,7 @@ def _model(model: ModelSpec, compute: Compute) -> Iterator[tuple[str, str]]:
 def _training(spec: TrainSpec | PolicySpec | RewardSpec | OnlineSpec, compute: Compute) -> Iterator[tuple[str, str]]:
     if not isinstance(spec.tune, Probe) and spec.batch_size % compute.workers:
         yield "batch_size", f"{spec.batch_size} rows cannot be shared by {compute.workers} workers"
-    size = size_of(spec.model)
-    if isinstance(spec.tune, Top) and size and spec.tune.layers >= size.layers:
+    if isinstance(spec.tune, Top) and (size := size_of(spec.model)) and spec.tune.layers >= size.layers:
         yield "tune", f"tune.layers is {spec.tune.layers} but the model has {size.layers}; use kind: full"
     share = min(compute.micro_batch or spec.batch_size, spec.batch_size // compute.workers)
     if getattr(getattr(spec, "objective", None), "sorts", False) and share < spec.batch_size:

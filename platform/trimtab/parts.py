@@ -46,7 +46,8 @@ class SplitSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """A network: hub id, local folder, builtin:NAME, or artifact:STAGE-KEY; cut to `layers` if asked."""
+    """A network: hub id, folder, builtin:NAME, artifact:STAGE-KEY, models:/NAME@ALIAS or models:/NAME/VERSION; cut to
+    `layers` if asked."""
 
     source: str
     layers: int | tuple[int, ...] | None = Field(None, description="first k layers, or the list of layers kept")

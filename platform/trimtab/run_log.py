@@ -11,6 +11,11 @@ from pathlib import Path
 LOG = "log.txt"
 
 
+def log_of(rank: int) -> str:
+    """The name of the log of one of a stage's workers; the first one's is the stage's."""
+    return f"rank{rank}.{LOG}" if rank else LOG
+
+
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Everything written to this process's stdout and stderr goes to `path`, from Python and from below it."""

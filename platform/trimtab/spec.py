@@ -44,6 +44,7 @@ def _only_method(module: Any) -> type[Method]:
     return own[0]
 
 
-def one_of(package: str) -> Any:
-    """The tagged union of every Method in a folder: a field of this type accepts each file's `kind`."""
-    return Annotated[reduce(or_, methods_in(package).values()), Field(discriminator="kind")]
+def one_of(*packages: str) -> Any:
+    """The tagged union of every Method in some folders: a field of this type accepts each file's `kind`."""
+    found = [cls for package in packages for cls in methods_in(package).values()]
+    return Annotated[reduce(or_, found), Field(discriminator="kind")]

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,16 @@ from trimtab.environment import settle
 from trimtab.errors import DataError
 from trimtab.load import Job, load_data, load_job
 from trimtab.parts import TaskSpec
-from trimtab.run.artifact import Artifact, Node, PlanRunner
+from trimtab.run.artifact import Artifact, PlanRunner
 from trimtab.run.estimate import Need, free_here, need, preflight, text_of, total
 from trimtab.run.log import EventLog, Listener, first_event, owner, read_log, run_folders, settle_runs
+from trimtab.run.registering import telling, wanted
 
 if TYPE_CHECKING:
     from trimtab.data.doctor import DataReport
     from trimtab.data.prompt_doctor import PromptReport
     from trimtab.run.track import Synced
+    from trimtab.serving.start import Served
 
 Table = list[list[str]]
 
@@ -54,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run found. `ran` counts the stages that were not there before."""
+    """What a run found. `ran` counts the stages that were not there before; `registered` are versions of models."""
 
     run_id: str | None
     storage: Path
@@ -64,6 +67,7 @@ class RunResult:
     ran: int
     seconds: float
     warnings: list[str]
+    registered: list[str]
 
 
 def check(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -96,33 +100,25 @@ def plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()) -> RunResult:
     """Run what is missing of a job; a run that was killed before is settled first.
 
-    Raises JobError and ResourceError before anything is written, DataError and ModelError before or while a stage
-    reads them, StageError when a stage fails. Whatever is raised, finished stages stay finished, and the run's log
-    ends with what became of it.
+    Raises JobError and ResourceError before anything is written, DataError and ModelError before or while a stage reads
+    them, StageError when one fails. Finished stages stay finished; the run's log ends with what became of it.
     """
-    started, run_id, warnings = time.monotonic(), None, []
+    started, run_id, told = time.monotonic(), None, {"warnings": [], "registered": []}
     job = check(path, overrides)
     runner, last = _laid_out(job)
     pending = runner.pending
-    if pending:
+    if pending or job.register:
         settle(max(1, int(job.compute.cpus_per_worker)))
         preflight(_needed(runner), job.compute, free=free_here(job.compute))
         settle_runs(job.compute.storage)
         run_id = f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-        warnings = _tracked(job, last, run_id, listeners)
-    return RunResult(
-        run_id=run_id,
-        storage=job.compute.storage,
-        report=last.folder / "report.html",
-        metrics=last.metrics(),
-        table=_table(last.folder),
-        ran=len(pending),
-        seconds=time.monotonic() - started,
-        warnings=warnings,
-    )
+        told = _tracked(job, last, run_id, listeners)
+    storage, page, seconds = job.compute.storage, last.folder / "report.html", time.monotonic() - started
+    found = {"report": page, "metrics": last.metrics(), "table": _table(last.folder)}
+    return RunResult(run_id, storage, **found, ran=len(pending), seconds=seconds, **told)
 
 
-def _tracked(job: Job, last: Artifact, run_id: str, listeners: Sequence[Listener]) -> list[str]:
+def _tracked(job: Job, last: Artifact, run_id: str, listeners: Sequence[Listener]) -> dict[str, list[str]]:
     from trimtab.run.track import Tracker, default_uri
 
     folder = job.compute.storage / "runs" / run_id
@@ -140,7 +136,7 @@ def _tracked(job: Job, last: Artifact, run_id: str, listeners: Sequence[Listener
         log({"event": "run_end", "status": status, "metrics": metrics, "report": page})
         warning = tracker.close(timeout=30 if status == "done" else 5)
         log.close()
-    return [warning] if warning else []
+    return {"warnings": [warning] if warning else [], "registered": list(dict.fromkeys(tracker.replay.registered))}
 
 
 def _execute(job: Job, run_id: str, log: Listener) -> None:
@@ -149,22 +145,19 @@ def _execute(job: Job, run_id: str, log: Listener) -> None:
     sha = commit()
     described = {"name": job.name, "kind": job.pipeline.kind, "job": job.pipeline.model_dump(mode="json")}
     made_by = {"commit": sha, "dirty": str(sha).endswith("+"), "versions": versions(), "owner": owner()}
-    log({"event": "run_start", "run_id": run_id} | made_by | described)
+    log({"event": "run_start", "run_id": run_id, "models": job.versions} | made_by | described)
     runner = _runner(job, log)
     job.pipeline(runner)
+    log = runner.sink = telling(log, wanted(job.register, runner.nodes.values())[0], job.name, job.pipeline.kind)
     missing = {node.artifact.id for node in runner.pending}
     stages = [(n.artifact, n.label) for n in runner.nodes.values()]
     told = [{"stage_id": a.id, "label": label, "stage": a.stage, "have": a.id not in missing} for a, label in stages]
     log({"event": "plan", "stages": told})
     for node in runner.nodes.values():
         if node.artifact.ready:
-            log(_cached(node))
+            was = {"seconds": node.artifact.record()["seconds"], "metrics": node.artifact.metrics()}
+            log({"event": "stage_end", "status": "cached", "path": str(node.artifact.folder)} | was | node.describe())
     runner.wait()
-
-
-def _cached(node: Node) -> dict[str, Any]:
-    was = {"seconds": node.artifact.record()["seconds"], "metrics": node.artifact.metrics()}
-    return {"event": "stage_end", "status": "cached", "path": str(node.artifact.folder)} | was | node.describe()
 
 
 def _runner(job: Job, log: Listener) -> Any:
@@ -190,6 +183,13 @@ class Found:
     report: Path | None
     metrics: dict[str, float]
     table: Table
+
+
+def serve(path: str | Path, overrides: Sequence[str] = ()) -> AbstractContextManager[Served]:
+    """A serve file's models behind an API, for as long as the context lasts. Raises JobError, StageError."""
+    from trimtab.serving.start import served
+
+    return served(path, overrides)
 
 
 def report(run_id: str | None = None, storage: Path | None = None) -> Found:
@@ -229,13 +229,13 @@ def data(
     from trimtab.data.doctor import examine_with_rejected, write_quarantine
     from trimtab.data.prompt_doctor import examine_prompts
     from trimtab.models.network import load_tokenizer
-    from trimtab.models.source import model_folder
+    from trimtab.run.registry import located
 
     spec = load_data(source, overrides)
     if isinstance(spec, TaskSpec):
         found, rejected = examine_with_rejected(spec)
     else:
-        tokenizer = load_tokenizer(model_folder(model, Compute().cache)) if model else None
+        tokenizer = load_tokenizer(located(model, Compute().storage)) if model else None
         found, rejected = examine_prompts(spec, tokenizer, model=model)
     if quarantine:
         write_quarantine(rejected, quarantine)

@@ -19,7 +19,7 @@ from tests.models.test_writer import tokenizer, writer
 
 from trimtab.errors import ModelError
 from trimtab.methods.guides.nudging import Nudging
-from trimtab.models.remote import RemoteWriter
+from trimtab.models.remote import Remote, RemoteWriter
 
 __all__ = ["tokenizer"]
 
@@ -71,7 +71,7 @@ def test_both_backends_write_one_answer(tokenizer):
     locals_ = [writer(tokenizer, seed)[0] for seed in (0, 1)]
     expected = list(Nudging(gamma=0.05)(*locals_, most=30))
     with serving(behind(locals_[0])) as base, serving(behind(locals_[1])) as nudger:
-        remote = [RemoteWriter(client, "tiny", SAY) for client in (base, nudger)]
+        remote = [RemoteWriter(Remote(client, "tiny"), SAY) for client in (base, nudger)]
         found = list(Nudging(gamma=0.05)(*remote, most=30))
         assert [one.text for one in found[:-1]] == [one.text for one in expected[:-1]]
         assert found[-1] == expected[-1]
@@ -88,7 +88,7 @@ def test_an_end_token_that_is_told_is_no_text():
     told = {"tokens": ["bread", "<end>"], "token_logprobs": [-0.5, -0.1]}
     choice = {"text": "bread", "logprobs": told, "finish_reason": "stop"}
     with serving(lambda body: ({"choices": [choice]}, 200)) as client:
-        window = RemoteWriter(client, "tiny", SAY).write("", 5)
+        window = RemoteWriter(Remote(client, "tiny"), SAY).write("", 5)
     assert ([token.text for token in window.tokens], window.stopped) == (["bread"], True)
 
 
@@ -101,7 +101,7 @@ def test_an_end_token_that_is_told_is_no_text():
 )
 def test_what_a_server_cannot_do_is_said(answer, said):
     with serving(lambda body: answer) as client, pytest.raises(ModelError, match=said):
-        RemoteWriter(client, "tiny", SAY).write("", 5)
+        RemoteWriter(Remote(client, "tiny"), SAY).write("", 5)
 
 
 def test_a_server_that_is_not_there_is_named():
@@ -109,4 +109,4 @@ def test_a_server_that_is_not_there_is_named():
         httpx2.Client(base_url="http://127.0.0.1:9/v1/") as client,
         pytest.raises(ModelError, match=r"127.0.0.1:9.* does not answer"),
     ):
-        RemoteWriter(client, "tiny", SAY).write("", 5)
+        RemoteWriter(Remote(client, "tiny"), SAY).write("", 5)

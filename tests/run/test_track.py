@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from trimtab.errors import DataError
+from trimtab.run.registry import Registry
 from trimtab.run.track import Replay, Tracker, default_uri, sync
 from trimtab.run.track_words import connect
 
@@ -93,19 +94,11 @@ class Log:
         return folder
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database: making one takes seconds, copying it nothing."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def storage(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def storage(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    shutil.copy(template, tmp_path / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return tmp_path
 
 
@@ -271,7 +264,7 @@ def test_half_lines_wait_and_garbage_is_told(storage: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_server_lost_or_the_user_deleted(storage: Path, template: Path) -> None:
+def test_what_the_server_lost_or_the_user_deleted(storage: Path, empty_store: Path) -> None:
     from mlflow import MlflowClient
 
     log = Log(storage)
@@ -289,7 +282,7 @@ def test_what_the_server_lost_or_the_user_deleted(storage: Path, template: Path)
     assert log.run_id not in everything(uri)
 
     other = f"sqlite:///{storage}/other.db"
-    shutil.copy(template, storage / "other.db")
+    shutil.copy(empty_store, storage / "other.db")
     assert [run.problem for run in sync(storage, uri=other)] == [None]
     assert everything(other)[log.run_id]["status"] == "FINISHED"
     assert json.loads((log.folder / "mlflow.json").read_text())["uri"] == other
@@ -411,10 +404,12 @@ def test_a_server_killed_in_the_middle_loses_nothing(storage: Path) -> None:
     assert (log.folder / "mlflow.json").read_text() == before
     with server(storage, port):
         assert replay.step() > 0
+        log.add("register", stage_id=LABEL, name="weak", alias="best", tags={}, path=str(log.model(LABEL)))
         log.finish("done")
         replay.step()
-        assert replay.refused == []
+        assert (replay.refused, replay.registered) == ([], ["models:/weak/1"])
         runs = everything(uri)
+        registered = Registry(storage, uri).folder("models:/weak@best")
     assert {name: run["status"] for name, run in runs.items()} == {
         log.run_id: "FINISHED",
         "split": "FINISHED",
@@ -427,4 +422,6 @@ def test_a_server_killed_in_the_middle_loses_nothing(storage: Path) -> None:
     assert [step for step, _, _ in supervisor["points"]["loss"]] == list(range(1, 11))
     assert supervisor["model"] == ["model/config.json"]
     assert supervisor["tags"]["trimtab.model_path"].endswith(f"{SUPERVISOR}/model")
-    assert not list((storage / "served").rglob("model.safetensors"))
+    assert len(list((storage / "served").rglob("model.safetensors"))) == 1
+    assert registered.parent == storage / "cache" / "registry"
+    assert (registered / "model.safetensors").read_text() == "model/model.safetensors"

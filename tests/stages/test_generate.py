@@ -7,12 +7,12 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+import torch.distributed as dist
+from tests import forking
 from tests.conftest import GOOD, PLAIN, write_rows
 
 from trimtab.alignment import GenerateSpec
@@ -31,19 +31,12 @@ from trimtab.stages.prepare import prepare
 
 pytestmark = pytest.mark.slow
 
-RUN = """
-import sys
-from pathlib import Path
-import torch.distributed as dist
-from trimtab.alignment import GenerateSpec
-from trimtab.compute import Compute
-from trimtab.stages.generate import generate
-spec, storage, rows, out, partial, rank, ranks = sys.argv[1:]
-if ranks != "1":
-    dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=int(rank), world_size=int(ranks))
-generate(GenerateSpec.model_validate_json(spec), Path(out), rows=Path(rows), partial=Path(partial),
-         compute=Compute(backend="inline", storage=storage, inference_batch=6))
-"""
+
+def run(spec, storage, places, rank, ranks):
+    """What one rank does."""
+    if ranks > 1:
+        dist.init_process_group("gloo", init_method=f"file://{places['out']}/meet", rank=rank, world_size=ranks)
+    generate(spec, compute=Compute(backend="inline", storage=storage, inference_batch=6), **places)
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +70,8 @@ def whole(tiny, rows, tmp_path_factory):
 def start(tiny, rows, out, partial, *, ranks=1):
     """One process a rank."""
     out.mkdir()
-    arguments = [spec_of(tiny).model_dump_json(), tiny.root / "storage", rows, out, partial]
-    return [
-        subprocess.Popen([sys.executable, "-c", RUN, *map(str, [*arguments, rank, ranks])]) for rank in range(ranks)
-    ]
+    places = {"out": out, "rows": rows, "partial": partial}
+    return [forking.start(run, spec_of(tiny), tiny.root / "storage", places, rank, ranks) for rank in range(ranks)]
 
 
 def test_every_prompt_has_its_candidates_and_their_tokens(tiny, rows, whole):
@@ -130,10 +121,10 @@ def test_a_killed_attempt_is_continued_where_it_stopped(tiny, rows, whole, tmp_p
     out, partial = tmp_path / "killed", tmp_path / "partial"
     (process,) = start(tiny, rows, out, partial)
     while len(shards(partial)) < 5:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     assert not (out / "rows.jsonl").exists()
     left = {path: path.read_bytes() for path in shards(partial)}
     assert 5 <= len(left) < 45
@@ -161,7 +152,10 @@ def test_several_ranks_share_the_rows_and_what_one_had_done(tiny, rows, whole, t
     made(tiny, rows, tmp_path / "first", partial=tmp_path / "partial")
     for path in shards(tmp_path / "partial")[5:]:
         path.unlink()
-    assert [p.wait(timeout=400) for p in start(tiny, rows, tmp_path / "two", tmp_path / "partial", ranks=2)] == [0, 0]
+    processes = start(tiny, rows, tmp_path / "two", tmp_path / "partial", ranks=2)
+    for process in processes:
+        process.join(400)
+    assert [process.exitcode for process in processes] == [0, 0]
     assert len(shards(tmp_path / "partial")) == 45
     for name in ("rows.jsonl", TOKENS):
         assert (tmp_path / "two" / name).read_bytes() == (whole[0] / name).read_bytes()

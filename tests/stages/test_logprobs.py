@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
+import torch.distributed as dist
+from tests import forking
 from tests.conftest import GOOD, PLAIN, write_rows
 
 from trimtab.alignment import LogprobSpec
+from trimtab.compute import Compute
 from trimtab.data.rendering import render, tokenizer_identity
 from trimtab.errors import DataError, StageError
 from trimtab.models.language import load_language, model_identity
@@ -21,18 +23,12 @@ from trimtab.stages.logprobs import Logprobs, logprobs
 pytestmark = pytest.mark.slow
 
 
-RANK = """
-import sys
-from pathlib import Path
-import torch.distributed as dist
-from trimtab.alignment import LogprobSpec
-from trimtab.compute import Compute
-from trimtab.stages.logprobs import logprobs
-spec, root, rank = sys.argv[1:]
-dist.init_process_group("gloo", init_method=f"file://{root}/meet", rank=int(rank), world_size=2)
-compute = Compute(backend="inline", storage=f"{root}/storage", inference_batch=8)
-print(logprobs(LogprobSpec.model_validate_json(spec), Path(root, "two"), rows=Path(root, "out rows"), compute=compute))
-"""
+def run(spec, root, rank):
+    """What one of two ranks does; what it returns is left in a file."""
+    dist.init_process_group("gloo", init_method=f"file://{root}/meet", rank=rank, world_size=2)
+    compute = Compute(backend="inline", storage=root / "storage", inference_batch=8)
+    metrics = logprobs(spec, root / "two", rows=root / "out rows", compute=compute)
+    (root / f"metrics{rank}.json").write_text(json.dumps(metrics))
 
 
 def words(draw, most):
@@ -111,11 +107,11 @@ def test_two_ranks_share_what_is_missing(tiny, table, tmp_path):
     for path in shards(store)[2:]:
         path.unlink()
     (tmp_path / "two").mkdir()
-    command = [sys.executable, "-c", RANK, spec_of(tiny).model_dump_json(), str(tmp_path)]
-    ranks = [subprocess.Popen([*command, rank], stdout=subprocess.PIPE, text=True) for rank in "01"]
-    said = [rank.communicate(timeout=400)[0].splitlines()[-1] for rank in ranks]
-    assert "'computed': 104, 'found': 16" in said[0]
-    assert said[1] == "{}"
+    for rank in [forking.start(run, spec_of(tiny), tmp_path, rank) for rank in range(2)]:
+        rank.join(400)
+    first, second = (json.loads((tmp_path / f"metrics{rank}.json").read_text()) for rank in range(2))
+    assert (first["computed"], first["found"]) == (104, 16)
+    assert second == {}
     one, two = Logprobs(tmp_path / "out"), Logprobs(tmp_path / "two")
     for row in table:
         assert all((one.of(row["id"], k)[1] - two.of(row["id"], k)[1]).abs().max() < 1e-5 for k in range(4))

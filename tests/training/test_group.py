@@ -47,6 +47,11 @@ def processes(spec, out, *, compute, after, since=None):
 
 @stage(version=1, on="workers")
 def breaks(spec, out, *, compute, after):
+    """Rank 1 breaks before rank 0 has said anything."""
+    import torch.distributed as dist
+
+    if dist.get_rank() == 0:
+        time.sleep(2)
     print("something was said before")
     raise KeyError("what breaks")
 

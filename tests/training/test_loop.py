@@ -110,10 +110,12 @@ def test_only_what_is_tuned_moves(tiny):
     assert moved == {n for n in after if n.startswith(("model.layers.2.", "model.layers.3.", "model.norm", "score"))}
 
 
-def test_after_zero_3_a_load_is_whole(tiny):
+def test_after_zero_3_a_load_is_whole_and_layers_compute_as_before(tiny):
     from trimtab.models.network import load_network
 
-    tiny.trained(tiny.spec(), tiny.compute(zero_stage=3))
+    linear = torch.nn.functional.linear
+    tiny.trained(tiny.spec(seed=1), tiny.compute(zero_stage=3))
+    assert torch.nn.functional.linear is linear
     model = load_network(tiny.spec().model, tiny.compute().cache)
     assert all(weight.numel() and not hasattr(weight, "ds_id") for weight in model.parameters())
 

@@ -91,14 +91,20 @@ def open_ensemble(
 
     Raises ModelError where a model has another vocabulary.
     """
+    tokenizer = shared_tokenizer(models, cache)
+    opened = [open_stepper(spec, cache, slots=slots, context=context) for spec in models.values()]
+    steppers, ends = zip(*opened, strict=True)
+    return Decoder(steppers, ends=ends, vocabulary=len(tokenizer)), tokenizer
+
+
+def shared_tokenizer(models: Mapping[str, ModelSpec], cache: Path) -> PreTrainedTokenizerBase:
+    """The first one's. Raises ModelError where a model has another vocabulary."""
     folders = {name: model_folder(spec.source, cache, revision=spec.revision) for name, spec in models.items()}
     tokenizers = {name: load_tokenizer(folder) for name, folder in folders.items()}
     base, *helpers = tokenizers
     for name in helpers:
         check_vocabulary(base, tokenizers[base], name, tokenizers[name])
-    opened = [open_stepper(spec, cache, slots=slots, context=context) for spec in models.values()]
-    steppers, ends = zip(*opened, strict=True)
-    return Decoder(steppers, ends=ends, vocabulary=len(tokenizers[base])), tokenizers[base]
+    return tokenizers[base]
 
 
 def check_vocabulary(name: str, own: PreTrainedTokenizerBase, other: str, its: PreTrainedTokenizerBase) -> None:

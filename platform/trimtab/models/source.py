@@ -1,4 +1,8 @@
-"""Where a model's files are: hub id, local folder, builtin:NAME, artifact:STAGE-KEY."""
+"""Where a model's files are: hub id, local folder, builtin:NAME, artifact:STAGE-KEY.
+
+`models:/NAME@ALIAS` and `models:/NAME/VERSION` stand in a registry. Jobs and serve files put the folder of the version
+in their place (`run/registry.py`), so that nothing below sees an alias that may move.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,13 @@ from pathlib import Path
 from trimtab.errors import ModelError
 
 MEGABYTE = 1 << 20
+REGISTRY = "models:/"
 
 
 def split_source(source: str) -> tuple[str, str]:
-    """(kind, name): kind is builtin, artifact, folder or hub."""
+    """(kind, name): kind is builtin, artifact, registry, folder or hub."""
+    if source.startswith(REGISTRY):
+        return "registry", source.removeprefix(REGISTRY)
     head, _, tail = source.partition(":")
     if head in ("builtin", "artifact") and tail:
         return head, tail
@@ -29,11 +36,14 @@ def model_folder(source: str, cache: Path, *, revision: str | None = None) -> Pa
 
         return builtin_folder(name, cache / "models")
     if kind == "artifact":
-        return _whole(cache.parent / "artifacts" / name / "model", source)
-    return _whole(Path(name).expanduser(), source) if kind == "folder" else _from_hub(name, revision)
+        return whole(cache.parent / "artifacts" / name / "model", source)
+    if kind == "registry":
+        raise ModelError(f"model {source!r}: put the folder in its place that trimtab.run.registry finds")
+    return whole(Path(name).expanduser(), source) if kind == "folder" else _from_hub(name, revision)
 
 
-def _whole(folder: Path, source: str) -> Path:
+def whole(folder: Path, source: str) -> Path:
+    """The folder. Raises ModelError where it holds no model."""
     if not (folder / "config.json").exists():
         raise ModelError(f"model {source!r}: no config.json in {folder}; give a folder written by save_pretrained")
     if not any(folder.glob("*.safetensors")):
@@ -47,7 +57,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
     wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
-        return _whole(Path(snapshot_download(name, revision=revision, allow_patterns=wanted)), name)
+        return whole(Path(snapshot_download(name, revision=revision, allow_patterns=wanted)), name)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(
             f"model {name!r}: not a local folder, and not to be had from the hub ({type(error).__name__}); "
@@ -85,7 +95,7 @@ def _builtin_problem(name: str) -> str | None:
 
 def _folder_problem(folder: Path) -> str | None:
     try:
-        _whole(folder, str(folder))
+        whole(folder, str(folder))
     except ModelError as error:
         return str(error)
     return None
@@ -102,4 +112,13 @@ def folder_hash(folder: Path) -> str:
             for place in range(0, size, MEGABYTE) if size <= 256 * MEGABYTE else (last * i // 255 for i in range(256)):
                 file.seek(place)
                 digest.update(file.read(MEGABYTE))
+    return digest.hexdigest()[:16]
+
+
+def weights_hash(folder: Path) -> str:
+    """A hash of the configuration and every byte of the weights."""
+    digest = hashlib.sha256()
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]

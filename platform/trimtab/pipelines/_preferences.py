@@ -94,11 +94,13 @@ class PreferenceBench:
         members = {str(i): one for i, one in enumerate(scores)}
         return self.run(combine, self.ensemble, label=f"scores by {name} together", members=members)
 
-    def measured(self, name: str, *, gold: Gold, rows: Artifact, policy: Artifact, reference: Artifact) -> None:
-        """Samples of the test prompts: their gold reward, and their distance to the reference."""
+    def measured(
+        self, name: str, spec: MeasureSpec | None = None, *, gold: Gold, rows: Artifact, **said: Artifact
+    ) -> None:
+        """Samples of the test prompts: their gold reward, and their distance to the reference; `said`: log-probs."""
         scores = gold_scores(self.run, gold, rows, of=name)
-        inputs = {"rows": rows, "gold": scores, "policy": policy, "reference": reference}
-        self.found[f"measure/{name}"] = self.run(measure, MeasureSpec(), label=f"measure {name}", **inputs)
+        inputs = {"rows": rows, "gold": scores} | said
+        self.found[f"measure/{name}"] = self.run(measure, spec or MeasureSpec(), label=f"measure {name}", **inputs)
 
     def ranked(self, name: str, **by: Artifact) -> None:
         """How well scores, or a policy's log-probs after and before its training, order the test pairs."""

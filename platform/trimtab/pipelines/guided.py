@@ -7,10 +7,11 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from trimtab.alignment import (
-    AnyGuide,
+    AnySteer,
     EnsembleSpec,
     GenerateSpec,
     GuidedSpec,
+    KnownDistance,
     MeasureSpec,
     PairSpec,
     PolicySpec,
@@ -20,6 +21,7 @@ from trimtab.alignment import (
     Vader,
     check_guide,
 )
+from trimtab.methods.searches._base import Search
 from trimtab.parts import ModelSpec, ReportSpec, SplitSpec
 from trimtab.pipelines._base import Pipeline, gathered, seeded
 from trimtab.pipelines._preferences import PreferenceBench, gold_scores
@@ -32,9 +34,9 @@ from trimtab.stages.prompts import divide, prompts
 
 
 class Sweep(Spec):
-    """A guide and its helpers; with `strengths`, once for each value of one of its fields."""
+    """A guide or a search, and its helpers; with `strengths`, once for each value of one of its fields."""
 
-    guide: AnyGuide
+    guide: AnySteer
     helpers: tuple[str, ...]
     strengths: dict[str, tuple[float, ...]] = Field({}, description="one field of the guide, and its values")
 
@@ -116,8 +118,12 @@ class Guided(Pipeline):
         bench.found[f"samples/{name}"] = rows
         longest = spec.sampling.max_prompt_tokens + spec.sampling.max_new_tokens
         reference = bench.logprobs(self.base, longest, rows=rows, drawn=rows)
-        policy = rows if isinstance(spec, GuidedSpec) else reference
-        bench.measured(name, gold=self.gold, rows=rows, policy=policy, reference=reference)
+        if isinstance(spec, GuidedSpec) and isinstance(spec.guide, Search):
+            known = KnownDistance(kl=spec.guide.kl)
+            bench.measured(name, known, gold=self.gold, rows=rows, reference=reference)
+        else:
+            policy = rows if isinstance(spec, GuidedSpec) else reference
+            bench.measured(name, gold=self.gold, rows=rows, policy=policy, reference=reference)
 
     @model_validator(mode="after")
     def _possible(self) -> Guided:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.alignment import PromptSpec
+from trimtab.errors import ModelError
 from trimtab.models.source import folder_hash, split_source
 from trimtab.parts import ModelSpec, TaskSpec
 from trimtab.spec import Spec
@@ -23,9 +24,17 @@ def identity(value: Any) -> Any:
     fields = {name: identity(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, TaskSpec | PromptSpec):
         fields |= {name: _content(fields[name]) for name in ("source", "test") if fields[name]}
-    if isinstance(value, ModelSpec) and split_source(value.source)[0] == "folder":
-        fields["source"] = folder_hash(Path(value.source).expanduser())
+    if isinstance(value, ModelSpec):
+        fields["source"] = _weights(value.source)
     return fields
+
+
+def _weights(source: str) -> str:
+    """A folder's content. Raises ModelError for an alias, which may mean other weights when the stage runs."""
+    kind, _ = split_source(source)
+    if kind == "registry":
+        raise ModelError(f"model {source!r}: put the folder in its place that trimtab.run.registry finds")
+    return folder_hash(Path(source).expanduser()) if kind == "folder" else source
 
 
 def _content(source: str | list[str]) -> Any:

@@ -13,7 +13,7 @@ from trimtab import progress
 from trimtab.compute import Compute
 from trimtab.errors import StageError, Stopped, TrimtabError
 from trimtab.run.artifact import Node, PlanRunner, building, finish
-from trimtab.run_log import LOG, logged_to, tail
+from trimtab.run_log import LOG, log_of, logged_to, tail
 from trimtab.stages._base import Metrics
 
 Call = Callable[[Node, Path], Metrics]
@@ -50,7 +50,8 @@ def execute(node: Node, call: Call, sink: progress.Sink) -> None:
 def _post_mortem(node: Node, error: Exception) -> str:
     failed = node.artifact.root / f".{node.artifact.id}.failed"
     inputs = ", ".join(f"{name}={artifact.ref}" for name, artifact in node.needs.items()) or "none"
-    text = tail(failed / LOG) or "".join(traceback.format_exception(error)[-3:]).rstrip()
+    log = failed / log_of(error.rank if isinstance(error, StageError) else 0)
+    text = tail(log) or "".join(traceback.format_exception(error)[-3:]).rstrip()
     return (
         f"stage {node.artifact.id} ({node.label}) failed: {type(error).__name__}: {error}\n"
         f"  inputs: {inputs}\n  its folder is kept: {failed}\n  end of its log:\n"

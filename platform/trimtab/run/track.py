@@ -48,12 +48,18 @@ def _own_uri(storage: Path) -> str:
     return f"sqlite:///{Path(storage).resolve()}/mlflow.db"
 
 
+def artifacts_of(uri: str, storage: Path) -> str | None:
+    """Where a new experiment keeps its files: in the storage folder where the store is there too."""
+    return (storage / "mlartifacts").as_uri() if uri == _own_uri(storage) else None
+
+
 class Replay:
     """Brings MLflow up to date with one run's event log."""
 
     def __init__(self, run_dir: Path, uri: str) -> None:
         self.run_dir, self.uri = Path(run_dir).resolve(), uri
         self.refused: list[str] = []
+        self.registered: list[str] = []
         self._client: MlflowClient | None = None
         self._written: State | None = None
 
@@ -87,7 +93,7 @@ class Replay:
         client = self._client = self._client or connect(self.uri)
         if state != self._written:
             state = self._find_again(client, state, first[0])
-        writer = Writer(client, state, self.run_dir, self.refused)
+        writer = Writer(client, state, self.run_dir, self.refused, self.registered)
         taken = 0
         while lines := self._read(state.offset):
             for line in lines:
@@ -104,7 +110,8 @@ class Replay:
         """Take over the runs that the server has of this job; start from nothing if it has not the job's."""
         found = self._search(client, state.experiment) if state.experiment else {}
         if JOB not in found:
-            state = State(without_password(self.uri), experiment_id(client, self._name(first), self._place()))
+            place = artifacts_of(self.uri, self.run_dir.parent.parent)
+            state = State(without_password(self.uri), experiment_id(client, self._name(first), place))
             found = self._search(client, state.experiment)
         state.runs = found
         return state
@@ -124,10 +131,6 @@ class Replay:
     def _name(self, first: bytes) -> str:
         given = os.environ.get("MLFLOW_EXPERIMENT_NAME")
         return given or f"trimtab/{self._parse(first).get('name') or self.run_dir.name}"
-
-    def _place(self) -> str | None:
-        storage = self.run_dir.parent.parent
-        return (storage / "mlartifacts").as_uri() if self.uri == _own_uri(storage) else None
 
     def _parse(self, line: bytes) -> Event:
         try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from trimtab.run.registering import register
 from trimtab.run.track_words import DIGEST, NAME, TAG, Event, clean, flat, link, ms, shortened
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class State:
 class Writer:
     """Makes the MLflow calls for a run's events; a repeated event changes nothing."""
 
-    def __init__(self, client: MlflowClient, state: State, run_dir: Path, refused: list[str]) -> None:
-        self.client, self.state, self.run_dir, self.refused = client, state, run_dir, refused
+    def __init__(self, client: MlflowClient, state: State, run_dir: Path, refused: list[str], made: list[str]) -> None:
+        self.client, self.state, self.run_dir, self.refused, self.made = client, state, run_dir, refused, made
         self.points: dict[str, list[Any]] = {}
 
     def take(self, event: Event) -> None:
@@ -50,6 +51,7 @@ class Writer:
             "stage_start": self._stage_start,
             "metrics": self._metrics,
             "stage_end": self._stage_end,
+            "register": self._register,
             "run_end": self._run_end,
         }
         act = acts.get(event.get("event", ""))
@@ -72,6 +74,7 @@ class Writer:
         }
         tags = {"trimtab.kind": event.get("kind"), "trimtab.job": event.get("name"), "mlflow.source.name": "trimtab"}
         tags["mlflow.source.git.commit"] = event.get("commit")
+        tags |= {f"trimtab.{a.replace(':/', '.')}": number for a, number in (event.get("models") or {}).items()}
         tags |= {f"trimtab.version.{name}": version for name, version in versions.items() if name != "trimtab"}
         self._open(JOB, event, label=self.run_dir.name, tags=tags, params=flat(event.get("job") or {}))
 
@@ -112,6 +115,10 @@ class Writer:
         if status == "done" and trained and places:
             self._trained(run, Path(places["trimtab.path"]))
         self._close(stage_id, status, event)
+
+    def _register(self, event: Event) -> None:
+        run, made = self._run(event["stage_id"], event), self._folder(event.get("path"))
+        self._write(lambda: self.made.append(register(self.client, event, made=made, run=run, tags=self.state.tags)))
 
     def _run_end(self, event: Event) -> None:
         run, status = self._run(JOB, event), event.get("status", "failed")

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trimtab.alignment import GenerateSpec, GuidedSpec, Sampling
 from trimtab.compute import Compute
@@ -19,8 +19,16 @@ from trimtab.stages.prepare import ROWS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from trimtab.lm import LM
     from trimtab.parts import ModelSpec
+
+
+class Draws(Protocol):
+    """What completions are drawn from: an LM, or a search."""
+
+    def generate(self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]) -> list[Generated]:
+        """One completion a prompt."""
+        ...
+
 
 Prompts = dict[str, list[int]]
 Made = dict[str, list[Generated]]
@@ -41,8 +49,9 @@ def generate(
     """Every prompt of `rows` with `samples` candidates, their tokens and log-probs (read by `Logprobs`) beside them.
 
     `model` is the output of the stage that trained it, `helpers` are those of a GuidedSpec's helpers that were trained
-    before; log-probs are those of the guided base then. Ranks share the rows; what is done is kept in `partial`, and
-    found there by the next attempt, on however many ranks. Prompts that are too long are left out.
+    before; log-probs are those of the guided base then, or the base's where a search chose. Ranks share the rows; what
+    is done is kept in `partial`, and found there by the next attempt, on however many ranks. Prompts that are too long
+    are left out.
     Raises DataError when none is left, and StageError where a log-prob is not finite.
     """
     from trimtab.data.rendering import prompt_tokens, tokenizer_identity
@@ -119,20 +128,31 @@ def _batches(prompts: Prompts, done: set[str], *, size: int) -> list[Prompts]:
 
 def _opened(
     spec: GenerateSpec, sources: dict[str, ModelSpec], tokenizer: PreTrainedTokenizerBase, compute: Compute
-) -> LM:
+) -> Draws:
     if isinstance(spec, GuidedSpec):
-        from trimtab.models.guided import GuidedLM, open_ensemble
-
-        room = spec.sampling.max_prompt_tokens + spec.sampling.max_new_tokens + 1
-        decoder, _ = open_ensemble(sources, compute.cache, slots=compute.inference_batch, context=room)
-        return GuidedLM(decoder, spec.guide)
+        return _opened_together(spec, sources, compute)
     from trimtab.models.language import LanguageModel, end_ids, load_language
 
     network = load_language(sources[BASE], compute.cache)
     return LanguageModel(network, ends=end_ids(network, tokenizer), batch=compute.inference_batch)
 
 
-def _draw(lm: LM | None, batches: list[Prompts], sampling: Sampling, *, partial: Path) -> Made:
+def _opened_together(spec: GuidedSpec, sources: dict[str, ModelSpec], compute: Compute) -> Draws:
+    """All in one decoder; for a search each in its own."""
+    from trimtab.methods.searches._base import Search
+    from trimtab.models.guided import GuidedLM, open_ensemble, shared_tokenizer
+    from trimtab.models.searched import SearchedLM
+
+    sampling = spec.sampling
+    room = {"slots": compute.inference_batch, "context": sampling.max_prompt_tokens + sampling.max_new_tokens + 1}
+    if isinstance(spec.guide, Search):
+        shared_tokenizer(sources, compute.cache)
+        base, *helpers = (open_ensemble({name: one}, compute.cache, **room)[0] for name, one in sources.items())
+        return SearchedLM(spec.guide, base, helpers)
+    return GuidedLM(open_ensemble(sources, compute.cache, **room)[0], spec.guide)
+
+
+def _draw(lm: Draws | None, batches: list[Prompts], sampling: Sampling, *, partial: Path) -> Made:
     """Samples of all batches, each batch left in `partial` as soon as it is drawn."""
     import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trimtab.alignment import MeasureSpec
+from trimtab.alignment import KnownDistance, MeasureSpec
 from trimtab.compute import Compute
 from trimtab.errors import ModelError
 from trimtab.stages._base import Metrics, stage
@@ -16,12 +16,20 @@ SAMPLES = "samples.jsonl"
 
 @stage(version=1, on="driver")
 def measure(
-    spec: MeasureSpec, out: Path, *, compute: Compute, rows: Path, gold: Path, policy: Path, reference: Path
+    spec: MeasureSpec,
+    out: Path,
+    *,
+    compute: Compute,
+    rows: Path,
+    gold: Path,
+    reference: Path,
+    policy: Path | None = None,
 ) -> Metrics:
     """Of every prompt, in samples.jsonl: completions, their gold rewards, tokens, and log pi - log pi_reference.
 
     KL(policy || reference) in nats a completion is the mean of the latter over samples (k1), and the sum over tokens of
-    r - 1 - log r with r = pi_reference / pi (k3). Raises ModelError where the two have other tokenizers.
+    r - 1 - log r with r = pi_reference / pi (k3). Without a policy's log-probs it is what a KnownDistance says.
+    Raises ModelError where the two have other tokenizers.
     """
     from statistics import fmean
 
@@ -29,12 +37,13 @@ def measure(
     from trimtab.policy_metrics import kl_estimates
     from trimtab.stages.logprobs import Logprobs
 
-    golden, ours, theirs = read_scores(gold), Logprobs(policy), Logprobs(reference)
+    golden, ours, theirs = read_scores(gold), Logprobs(policy or reference), Logprobs(reference)
     if ours.tokenizer != theirs.tokenizer:
         raise ModelError(
             f"the policy's tokenizer is not the reference's ({ours.tokenizer} and {theirs.tokenizer}): their distance "
             "is taken token by token, so use models with one vocabulary"
         )
+    known = spec.kl if isinstance(spec, KnownDistance) else None
     table, said, said_before = [], [], []
     for row in read_jsonl(rows / ROWS):
         ours_KT, theirs_KT = (
@@ -48,16 +57,18 @@ def measure(
                 "prompt": row["prompt"],
                 "completions": [candidate["text"] for candidate in row["candidates"]],
                 "gold": golden[row["id"]],
-                "kl": [float((a - b).sum()) for a, b in zip(ours_KT, theirs_KT, strict=True)],
+                "kl": [
+                    known if policy is None else float((a - b).sum()) for a, b in zip(ours_KT, theirs_KT, strict=True)
+                ],
                 "tokens": list(map(len, ours_KT)),
             }
         )
     write_jsonl(out / SAMPLES, table)
-    distance = kl_estimates(said, said_before)
+    found = kl_estimates(said, said_before)
+    distance = {"kl": found.k1, "kl_k3": found.k3} if policy else {} if known is None else {"kl": known}
     return {
         "rows": len(table),
         "gold": fmean(value for row in table for value in row["gold"]),
-        "kl": distance.k1,
-        "kl_k3": distance.k3,
         "tokens": fmean(map(len, said)),
+        **distance,
     }

@@ -54,12 +54,16 @@ class Collected:
         self.accuracy = self._accuracy()
 
     def _means(self, what: str) -> Means | None:
-        """Means over prompts and seeds with paired intervals; None where nobody was sampled."""
+        """Means over prompts and seeds with paired intervals, of KL where it is known; None where none is sampled."""
+        import numpy as np
+
         from trimtab.policy_metrics import paired_means
 
-        if not self.measured:
-            return None
         names = [name for name in self.measured if not (what == "wins" and name == "reference")]
+        if what == "kl":
+            names = [name for name in names if np.isfinite([seed["kl"] for seed in self.measured[name]]).all()]
+        if not names:
+            return None
         values = {name: [self._values(what, name, seed) for seed in range(len(self.found.seeds))] for name in names}
         options = self.spec.report
         base = "reference" if what == "gold" else None
@@ -137,7 +141,7 @@ class Collected:
             gain=_estimate(gold.difference[name]) if gold and name != "reference" else None,
             win_rate=_estimate(self.wins.mean[name]) if gold and name != "reference" else None,
             accuracy=_estimate(self.accuracy.accuracy[name]) if name in self.ranked else None,
-            kl=_estimate(self.kl.mean[name]) if gold else None,
+            kl=_estimate(self.kl.mean[name]) if gold and name in self.kl.mean else None,
             length=float(np.mean([seed["tokens"].mean() for seed in mine])) if mine else None,
             pgr_gold=gold.pgr.get(name) if gold and name != "reference" else None,
             pgr_accuracy=self.accuracy.pgr.get(name) if self.accuracy else None,

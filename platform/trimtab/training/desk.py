@@ -14,17 +14,19 @@ class End:
     """How a stage ended on one rank: its metrics, or what error of which kind.
 
     `echo`: the error may only be what a rank sees of another's death, so it decides nothing while others still run.
+    `rank`: where the error was met; the others may not have come as far.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     kind: str = ""
     echo: bool = False
+    rank: int = 0
 
     @classmethod
-    def failed(cls, error: Exception) -> End:
+    def failed(cls, error: Exception, rank: int = 0) -> End:
         echo = isinstance(error, RuntimeError | OSError) and not isinstance(error, TrimtabError)
-        return cls(error=str(error), kind=type(error).__name__, echo=echo)
+        return cls(error=str(error), kind=type(error).__name__, echo=echo, rank=rank)
 
 
 @dataclass

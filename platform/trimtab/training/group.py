@@ -19,7 +19,7 @@ import ray
 
 from trimtab import errors, progress
 from trimtab.compute import Compute
-from trimtab.run_log import LOG, logged_to
+from trimtab.run_log import LOG, log_of, logged_to
 from trimtab.training.desk import End
 from trimtab.training.world import world
 
@@ -52,12 +52,12 @@ def _run(task: dict[str, Any], desk: Any) -> End:
         desk.say.remote({"stage_id": task["stage_id"], **event})
 
     with progress.listening(say if ranks.first else lambda event: None):
-        with logged_to(out / (LOG if ranks.first else f"rank{ranks.rank}.{LOG}")):
+        with logged_to(out / log_of(ranks.rank)):
             try:
                 return End(task["stage"](task["spec"], out, compute=task["compute"], **task["arguments"]))
             except Exception as error:  # noqa: BLE001
                 traceback.print_exc()
-                return End.failed(error)
+                return End.failed(error, ranks.rank)
 
 
 def _clear(out: Path) -> None:
@@ -123,7 +123,10 @@ class Group:
         if end.error is None:
             return end.metrics
         own = getattr(errors, end.kind, None)
-        raise own(end.error) if own else errors.StageError(f"{end.kind}: {end.error}")
+        error = own(end.error) if own else errors.StageError(f"{end.kind}: {end.error}")
+        if isinstance(error, errors.StageError):
+            error.rank = end.rank
+        raise error
 
     def stop(self) -> None:
         """Let go of a stage that waits."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
 
+from trimtab.errors import StageError
 from trimtab.lm import Generated, row_seed
 from trimtab.spec import Method
 
@@ -57,8 +58,29 @@ class Scorer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """What a helper says more of a response than another: log p_tuned - log p_untuned; of one alone, its log p."""
+
+    scorers: tuple[Scorer, ...]
+
+    def __call__(self, responses: Sequence[Response]) -> list[float]:
+        first, *second = (scorer(responses) for scorer in self.scorers)
+        return [a - b for a, b in zip(first, second[0], strict=True)] if second else first
+
+
 class Search(Method):
-    """A choice among responses drawn from a base."""
+    """A choice among responses drawn from a base, scored by one helper, or by a tuned and an untuned one."""
+
+    def check(self, models: int) -> None:
+        """Raises StageError where there are other helpers."""
+        if models not in (2, 3):
+            raise StageError(f"{self.kind} takes 1 or 2 helpers beside the base, but there are {models - 1}")
+
+    @property
+    def kl(self) -> float | None:
+        """The distance of its responses to the base's, in nats a response; None where that is not known."""
+        return None
 
     def __call__(self, sampler: Sampler, scorer: Scorer, *, most: int, seed: int) -> Iterator[Round]:
         """Rounds up to the last, of responses of at most `most` tokens; the same for the same seed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
 from typing import Literal
 
 from pydantic import Field
@@ -15,6 +16,11 @@ class BestOfN(Search):
 
     kind: Literal["best_of_n"] = "best_of_n"
     n: int = Field(4, ge=1, le=256, description="responses drawn")
+
+    @property
+    def kl(self) -> float:
+        """Log n - (n - 1) / n (Stiennon et al. 2020), which no response is beyond on average (Beirami et al. 2024)."""
+        return log(self.n) - (self.n - 1) / self.n
 
     def __call__(self, sampler: Sampler, scorer: Scorer, *, most: int, seed: int) -> Iterator[Round]:
         whole = grown(sampler, scorer, [Response((), False)] * self.n, most=most, seed=seed)
