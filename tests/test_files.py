@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 SERVE = sorted((ROOT / "serve").glob("*.yaml"))
 LOCAL = {"ai_risk_statements", "truthfulqa_judge"}
-LOCAL_PAIRS = {"justice_rewards", "truthfulqa_preferences"}
+LOCAL_PAIRS = {"justice_rewards", "truthfulqa_preferences", "debate_truthfulqa"}
+LOCAL_CASES = {"debate_gsm8k", "debate_pandalm"}
 
 
 def overrides(path: Path, folder: Path) -> list[str]:
@@ -25,6 +26,9 @@ def overrides(path: Path, folder: Path) -> list[str]:
         pairs = folder / "pairs.jsonl"
         pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
         return [f"task.source={pairs}", f"task.test={pairs}"]
+    if path.stem in LOCAL_CASES:
+        (folder / "cases.jsonl").write_text("{}\n")
+        return [f"task.source={folder / 'cases.jsonl'}"]
     if path.stem not in LOCAL:
         return []
     for part in ("train", "test"):
@@ -37,7 +41,7 @@ def test_every_job_loads_and_plans(path: Path, tmp_path: Path) -> None:
     job = load_job(path, [*overrides(path, tmp_path), f"compute.storage={tmp_path}"])
     runner = PlanRunner(job.compute)
     last = job.pipeline(runner)
-    assert last.stage in ("report", "policy_report")
+    assert last.stage in ("report", "policy_report", "debate_report")
     assert len(runner.pending) == len(runner.nodes) > 5
 
 
@@ -56,7 +60,9 @@ def test_the_guides_job_trains_what_the_guided_job_trains(tmp_path: Path) -> Non
 
 
 def test_there_are_jobs() -> None:
-    assert {"quickstart", "probe", "bootstrap", "preference", "weak_preferences"} <= {path.stem for path in JOBS}
+    assert {"quickstart", "probe", "bootstrap", "preference", "weak_preferences", "debate"} <= {
+        path.stem for path in JOBS
+    }
 
 
 @pytest.mark.slow
@@ -71,7 +77,7 @@ def test_every_serve_file_is_one_of_ray_serve_and_ours_and_has_no_key_that_means
     file = load_serve(path, there)
     assert file.config.applications
     assert file.config.http_options.host == "127.0.0.1"
-    assert all(args.ensembles for args in file.args.values())
+    assert all(args.groups for args in file.args.values())
     app = "applications.0"
     for place in ("", "http_options", f"{app}", f"{app}.deployments.0", f"{app}.args", f"{app}.args.limits"):
         with pytest.raises(JobError, match="nonsense: unknown key"):
@@ -79,4 +85,4 @@ def test_every_serve_file_is_one_of_ray_serve_and_ours_and_has_no_key_that_means
 
 
 def test_there_are_serve_files() -> None:
-    assert {"guided", "contrastive"} <= {path.stem for path in SERVE}
+    assert {"guided", "contrastive", "debate"} <= {path.stem for path in SERVE}

@@ -14,7 +14,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 LAYERS = [
     {"errors", "progress", "environment", "run_log", "versions", "spec", "lm"},
     {"methods", "metrics", "policy_metrics"},
-    {"parts", "alignment", "compute"},
+    {"parts", "alignment", "debating", "compute"},
     {"data", "models", "training", "stages"},
     {"run"},
     {"pipelines"},
@@ -30,11 +30,12 @@ OUTSIDE = {
     "pipelines": {"pydantic"},
     "parts": {"pydantic"},
     "alignment": {"pydantic"},
+    "debating": {"pydantic"},
     "compute": {"pydantic"},
     "spec": {"pydantic"},
     "serving": {
         *("pydantic", "fastapi", "starlette", "ray", "prometheus_client"),
-        *("tokenizers", "transformers", "jinja2", "httpx2"),
+        *("torch", "tokenizers", "transformers", "jinja2", "httpx2"),
     },
 }
 HEAVY = {"transformers", "trl", "deepspeed", "mlflow", "peft", "datasets", "accelerate"}
@@ -44,6 +45,8 @@ FAMILIES = [
     "trimtab.methods.rewards",
     "trimtab.methods.guides",
     "trimtab.methods.searches",
+    "trimtab.methods.debates",
+    "trimtab.methods.panels",
     "trimtab.pipelines",
 ]
 

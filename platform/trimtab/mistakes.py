@@ -192,12 +192,12 @@ def beyond_types(cls: type[Spec], raw: dict[str, Any], compute: Compute | None) 
     compute = compute or Compute()
     checks = {ModelSpec: model_mistakes, TaskSpec: _task, PromptSpec: _prompts} | dict.fromkeys(TRAININGS, _training)
     for loc, found, node in typed(cls, raw):
-        if found in checks:
+        for check in [checks[kind] for kind in found.__mro__ if kind in checks]:
             try:
                 part = found.model_validate(node)
             except ValidationError:
                 continue
-            for name, text in checks[found](part, compute):
+            for name, text in check(part, compute):
                 yield (*loc, name) if isinstance(node, dict) else loc, text
     seeds, students = raw.get("seeds", [0]), raw.get("students", {"": None})
     if isinstance(seeds, list) and (not seeds or len({repr(seed) for seed in seeds}) < len(seeds)):

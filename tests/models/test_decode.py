@@ -257,3 +257,14 @@ def test_drafting_is_chosen_where_it_is_faster() -> None:
     counts = [dear.count(1, [0]) for _ in range(64)]
     assert counts[:63] == [0] * 63
     assert counts[63] == 2
+
+
+def test_prompts_that_begin_alike_wait_for_each_other_only_for_what_nobody_has_read() -> None:
+    one = decoder(models=1, slots=3)
+    reads, begin, more = one.models[0].reads, [1, 2, 3, 4, 5] * 2, [5, 4, 3, 2, 1] * 2
+    ask = [Asked((begin + [i] + more,), Sampling(max_new_tokens=1), 0) for i in (1, 2, 3)]
+    run(one, ask)
+    assert [len(read) for read in reads] == [1, 2], "two wait until the first has read what all share"
+    reads.clear()
+    run(one, ask)
+    assert len(reads[0]) == 3, "what they share is known"

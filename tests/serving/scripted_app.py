@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,9 +56,11 @@ MODELS = [
 
 @dataclass
 class Script:
-    """What was asked of the server, and how many streams their readers left."""
+    """What the server lists and streams, what was asked of it, and how many streams their readers left."""
 
     port: int
+    models: list[dict[str, Any]]
+    stream: Callable[[dict[str, Any]], AsyncIterator[str]]
     key: str | None = None
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     left: int = 0
@@ -73,10 +75,12 @@ class Script:
 
 
 @contextmanager
-def serving() -> Iterator[Script]:
-    """The server on a free port of this machine."""
+def serving(
+    models: list[dict[str, Any]] = MODELS, stream: Callable[[dict[str, Any]], AsyncIterator[str]] | None = None
+) -> Iterator[Script]:
+    """The server on a free port of this machine. `stream`: what answers a body, else guidance."""
     listener = socket.create_server(("127.0.0.1", 0))
-    script = Script(listener.getsockname()[1])
+    script = Script(listener.getsockname()[1], models, stream or events)
     config = uvicorn.Config(app_of(script), log_level="warning", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -98,7 +102,7 @@ def app_of(script: Script) -> FastAPI:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Any:
-        return refused(request) or {"object": "list", "data": MODELS}
+        return refused(request) or {"object": "list", "data": script.models}
 
     @app.post("/v1/{route:path}")
     async def complete(route: str, request: Request) -> Any:
@@ -108,7 +112,7 @@ def app_of(script: Script) -> FastAPI:
         script.asked.append((route, body))
         if told(body) == "refuse":
             return error("max_tokens is too large.", status=400, param="max_tokens", code="too_large")
-        return StreamingResponse(cut(script, events(body)), media_type="text/event-stream")
+        return StreamingResponse(cut(script, script.stream(body)), media_type="text/event-stream")
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app

@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from trimtab.errors import JobError
-from trimtab.serving.config import GuidedArgs, checked, mistakes
+from trimtab.serving.checks import checked, mistakes
+from trimtab.serving.config import GuidedArgs
 
 
 def model(folder: Path, words: list[str]) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs
 
 import pytest
-from tests.serving.browser import CHROMIUM, Browser, Page, browsing, until
+from tests.serving.browser import CHROMIUM, Page, until
 from tests.serving.scripted_app import GUIDED, MARKUP, PLAIN, Script, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")]
@@ -16,24 +16,10 @@ TOKENS = "[...document.querySelectorAll('#steered .text span')]"
 STATE = "document.querySelector('#state').textContent"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browsing(tmp_path_factory.mktemp("chromium")) as found:
-        yield found
-
-
 @pytest.fixture
 def server() -> Iterator[Script]:
     with serving() as script:
         yield script
-
-
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
-    """A tab in which nothing may go wrong."""
-    with browser.page() as page:
-        yield page
-        assert page.wrongs == []
 
 
 @pytest.fixture

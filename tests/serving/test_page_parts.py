@@ -204,3 +204,33 @@ def test_the_line_for_the_shell_sends_the_same_body(modules: Path) -> None:
     assert json.loads(words[-1])["messages"][0]["content"] == ASKED["prompt"]
     assert "Authorization" not in open_
     assert '-H "Authorization: Bearer $API_KEY"' in keyed
+
+
+def test_quotes_are_found_in_a_turn_and_none_inside_another(modules: Path) -> None:
+    cases = [
+        ["a b a c", [{"text": "a", "verified": True}, {"text": "a", "verified": False}], ["a+", " b ", "a-", " c"]],
+        [
+            "one two three",
+            [{"text": "two three", "verified": True}, {"text": "two", "verified": True}],
+            ["one ", "two three+"],
+        ],
+        [
+            "late early",
+            [{"text": "early", "verified": True}, {"text": "late", "verified": False}],
+            ["late-", " ", "early+"],
+        ],
+        ["none", [{"text": "gone", "verified": True}, {"text": "", "verified": True}], ["none"]],
+        ["", [], []],
+    ]
+    script = """
+      const sign = (quote) => (quote ? (quote.verified ? "+" : "-") : "");
+      return given.map(([text, quotes]) => partsOf(text, quotes).map((one) => one.text + sign(one.quote)));
+    """
+    found = js(modules, "partsOf from transcript", script, [case[:2] for case in cases])
+    assert found == [parts for _, _, parts in cases]
+
+
+def test_two_shares_have_as_many_digits(modules: Path) -> None:
+    shares = [0.5, 0.61, 0.39, 0.95, 0.05, 0.9995, 0.0005, 1, 0]
+    found = js(modules, "shareText from meter", "return given.map(shareText)", shares)
+    assert found == ["50 %", "61 %", "39 %", "95.0 %", "5.0 %", "> 99.9 %", "< 0.1 %", "100.0 %", "0.0 %"]

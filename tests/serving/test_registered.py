@@ -13,7 +13,8 @@ from tests.registering import Store, made
 
 from trimtab.errors import JobError
 from trimtab.run.deployments import record as record_here
-from trimtab.serving.config import GuidedArgs, mistakes
+from trimtab.serving.checks import mistakes
+from trimtab.serving.config import GuidedArgs
 from trimtab.serving.recorded import facts, record
 from trimtab.serving.registered import Origin, bound, revision
 

@@ -15,7 +15,8 @@ from tests.serving.kit import saved
 from trimtab.alignment import Sampling
 from trimtab.errors import ModelError
 from trimtab.serving.answer import Answerer, Opened, Piece, Refusal, Refused, Request, State
-from trimtab.serving.config import GuidedArgs, checked
+from trimtab.serving.checks import checked
+from trimtab.serving.config import GuidedArgs
 from trimtab.serving.replica import Replica, opened, version
 
 ASKED = Request(("a",), Sampling(), 0)

@@ -1,4 +1,4 @@
-"""The shipped serve file on a real Ray Serve, small networks in the place of its models: clients, kills, updates."""
+"""The shipped serve file on a real Ray Serve, small networks in the place of its models: clients and kills."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ import pytest
 from tests.serving.kit import END, free_port, saved, until
 
 from trimtab import verbs
-from trimtab.serving.file import load_serve
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 FILE = Path(__file__).parents[2] / "serve" / "contrastive.yaml"
-ENSEMBLE = "contrast-smol"
+ENSEMBLE, DEBATE = "contrast-smol", "duel"
 COMPLETIONS = "/v1/completions"
 ENDLESS = {"model": ENSEMBLE, "prompt": "a", "max_tokens": 3000, "logit_bias": {str(END): -100}}
 
@@ -46,7 +44,9 @@ class Api:
         """Slots taken, and completions let in."""
         lines = self.http.get("/metrics").text.splitlines()
         wanted = ("trimtab_slots_in_use{", "trimtab_completions_in_flight{")
-        return tuple(float(line.split()[-1]) for name in wanted for line in lines if line.startswith(name))
+        return tuple(
+            float(line.split()[-1]) for name in wanted for line in lines if line.startswith(name) and ENSEMBLE in line
+        )
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,8 @@ def api(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator
     root = tmp_path_factory.mktemp("serve")
     shutil.copy(empty_store, root / "mlflow.db")
     args = "applications.0.args"
+    words = root / "words.toml"
+    words.write_text('judge_reply = "The right answer is "\njudge_labels = ["A", "B"]\n')
     overrides = [
         f"http_options.port={free_port()}",
         f"{args}.storage={root}",
@@ -61,6 +63,8 @@ def api(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator
         f"{args}.models.smol-22={{source: {saved(root / 'helper', layers=1)}}}",
         f"{args}.ensembles.{ENSEMBLE}.context=4000",
         f"{args}.limits.max_tokens=3000",
+        f"{args}.debates={{{DEBATE}: {{debater: smol, judges: [smol-22], context: 4000, "
+        f"protocol: {{kind: sequential, turns: 2, words: 500, prompts: {words}}}}}}}",
     ]
     with verbs.serve(FILE, overrides) as found, httpx.Client(base_url=found.url, timeout=60) as http:
         yield Api(found.url, found.models, overrides, http)
@@ -76,7 +80,7 @@ def events(answer: httpx.Response) -> Iterator[Any]:
 
 def test_clients_of_openai(api: Api) -> None:
     client = api.openai
-    assert api.models == [ENSEMBLE, "smol", "smol-22"] == [model.id for model in client.models.list()]
+    assert api.models == [ENSEMBLE, DEBATE, "smol", "smol-22"] == [model.id for model in client.models.list()]
     asked = {"model": ENSEMBLE, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "seed": 3}
     whole = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3)
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
@@ -104,7 +108,12 @@ def test_headers_and_what_operators_look_at(api: Api) -> None:
     assert answer.headers.get_list("x-request-id") == ["mine"]
     version = answer.headers["x-ensemble-version"]
     assert answer.json()["system_fingerprint"] == version
-    assert api.http.get("/ready").json() == {"status": "ready", "ensembles": {ENSEMBLE: version}}
+    ready = api.http.get("/ready").json()
+    assert (ready["status"], set(ready["ensembles"]), ready["ensembles"][ENSEMBLE]) == (
+        "ready",
+        {ENSEMBLE, DEBATE},
+        version,
+    )
     assert api.http.get("/health").status_code == 200
     assert api.http.post(COMPLETIONS, content=b"x" * 1_100_000).status_code == 413
     assert api.http.post(COMPLETIONS, content="{", headers={"Content-Type": "application/json"}).status_code == 400
@@ -142,11 +151,33 @@ def test_many_side_by_side_say_what_each_says_alone(api: Api) -> None:
     assert api.in_use() == (0, 0)
 
 
-def replica() -> psutil.Process:
-    """The process of the ensemble."""
-    own = [one for one in psutil.Process().children(recursive=True) if ENSEMBLE in " ".join(one.cmdline())]
+def replica(name: str = ENSEMBLE) -> psutil.Process:
+    """The process of an ensemble or a debate."""
+    own = [one for one in psutil.Process().children(recursive=True) if name in " ".join(one.cmdline())]
     (found,) = [one for one in own if "ServeReplica" in one.cmdline()[0]]
     return found
+
+
+def test_a_debater_killed_in_mid_debate_ends_that_debate_and_nothing_else(api: Api) -> None:
+    asked = {"model": DEBATE, "messages": [{"role": "user", "content": "Which?"}]}
+    asked |= {"debate": {"answers": ["this", "that"]}, "logit_bias": None, "stream": True}
+    with (
+        httpx.Client(base_url=api.url, timeout=60) as http,
+        http.stream("POST", COMPLETIONS, json=ENDLESS | {"stream": True}) as other,
+        http.stream("POST", "/v1/chat/completions", json=asked) as answer,
+    ):
+        elsewhere, told = events(other), events(answer)
+        assert next(elsewhere)["choices"]
+        assert next(told)["choices"][0]["delta"]["role"] == "assistant"
+        os.kill(replica(DEBATE).pid, signal.SIGKILL)
+        *_, last = told
+        assert last["error"]["code"] == "ensemble_unavailable"
+        assert [next(elsewhere)["choices"][0]["finish_reason"] for _ in range(20)] == [None] * 20
+    until(lambda: api.http.get("/ready").status_code == 200, seconds=60)
+    whole = api.http.post(
+        "/v1/chat/completions", json=asked | {"stream": False, "debate": {"answers": ["a", "b"], "words": 5}}
+    )
+    assert whole.json()["choices"][0]["debate"][-1]["event"] == "verdict"
 
 
 def test_a_storm_with_a_kill_loses_nothing(api: Api) -> None:
@@ -192,34 +223,3 @@ def test_a_storm_with_a_kill_loses_nothing(api: Api) -> None:
     assert [one for i, one in enumerate(again, start=251) if i % 25 and isinstance(one, str)] == []
     assert api.in_use() == (0, 0)
     assert replica().memory_info().rss - before < 32 * 2**20
-
-
-def test_a_new_version_comes_without_a_lost_request(api: Api) -> None:
-    from ray.serve.context import _get_global_client
-
-    old = api.http.get("/ready").json()["ensembles"][ENSEMBLE]
-    coef = f"applications.0.args.ensembles.{ENSEMBLE}.guide.coef=0.75"
-    over, answers = threading.Event(), []
-
-    def ask() -> None:
-        with httpx.Client(base_url=api.url, timeout=60) as http:
-            while not over.is_set():
-                answers.append(http.post(COMPLETIONS, json={"model": ENSEMBLE, "prompt": "a", "max_tokens": 2}))
-                time.sleep(0.05)
-
-    with ThreadPoolExecutor() as pool, httpx.Client(base_url=api.url, timeout=60) as http:
-        asking = pool.submit(ask)
-        with http.stream("POST", COMPLETIONS, json=ENDLESS | {"stream": True, "max_tokens": 1500}) as stream:
-            told = events(stream)
-            next(told)
-            _get_global_client().deploy_apps(load_serve(FILE, [*api.overrides, coef]).config)
-            *_, finish, last = told
-        try:
-            until(lambda: answers and answers[-1].headers.get("x-ensemble-version", old) != old, seconds=90)
-        finally:
-            over.set()
-        asking.result()
-    assert (finish["choices"][0]["finish_reason"], last) == ("length", "[DONE]")
-    assert {one.status_code for one in answers} == {200}
-    assert len({one.headers["x-ensemble-version"] for one in answers}) == 2
-    assert api.http.get(f"/v1/models/{ENSEMBLE}").json()["ensemble"]["guidance"]["coef"] == 0.75

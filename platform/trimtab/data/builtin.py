@@ -1,4 +1,4 @@
-"""Data sets that come with trimtab or with a package: a word list for classifiers, openings for policies."""
+"""Data sets that come with trimtab or with a package: words for classifiers, openings for policies, facts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,33 @@ def _openings(path: Path) -> Rows:
             yield number, {"prompt": line.strip(), "theme": theme, "group": family}
 
 
+def _facts(path: Path) -> Rows:
+    """Two questions about every fact of a table; the wrong answer is right for another fact of the same table."""
+    tables: list[tuple[list[str], list[tuple[int, str, str]]]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("# "):
+            tables.append((line.removeprefix("# ").split(" | "), []))
+        elif line:
+            subject, answer = line.rsplit(": ", 1)
+            tables[-1][1].append((number, subject, answer))
+    for questions, facts in tables:
+        for i, (number, subject, answer) in enumerate(facts):
+            for k, question in enumerate(questions):
+                later = (facts[(i + step) % len(facts)][2] for step in range(k + 1, len(facts)))
+                yield (
+                    number,
+                    {
+                        "id": f"facts-{number}-{k}",
+                        "prompt": [{"role": "user", "content": question.format(subject)}],
+                        "chosen": [{"role": "assistant", "content": answer}],
+                        "rejected": [{"role": "assistant", "content": next(one for one in later if one != answer)}],
+                        "group": f"{number}",
+                    },
+                )
+
+
 BUILTIN = {
     "valence": Builtin(_lexicon, _valence),
     "openings": Builtin(lambda: Path(__file__).with_name("openings.txt"), _openings),
+    "facts": Builtin(lambda: Path(__file__).with_name("facts.txt"), _facts),
 }

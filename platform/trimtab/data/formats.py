@@ -111,7 +111,7 @@ class RowReader:
             raise BadRow("no question")
         if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
             raise BadRow("choices is not a list of texts")
-        right = _right(own["label"], choices)
+        right = right_choice(own["label"], choices)
         wrong = [i for i, choice in enumerate(choices) if choice.strip() not in ("", choices[right].strip())]
         if not wrong:
             raise BadRow("no wrong candidate")
@@ -150,7 +150,7 @@ class RowReader:
         return text
 
 
-def _right(label: Any, choices: Sequence[str]) -> int:
+def right_choice(label: Any, choices: Sequence[str]) -> int:
     """Place of the right answer: the answer's text, else its number from 0."""
     stripped = [choice.strip() for choice in choices]
     if isinstance(label, str) and label.strip() and label.strip() in stripped:

@@ -58,11 +58,11 @@ def read_prompts(spec: PromptSpec) -> PromptResult:
 
 def scan_prompts(spec: PromptSpec) -> PromptResult:
     """As `read_prompts`, however many rows are bad."""
-    blocks = _records(spec)
+    blocks = records_of(spec)
     present = Counter(key for block in blocks for r in block if r.problem is None for key in r.raw)
     columns = _columns(spec, present)
     kind = _format(spec, columns, present)
-    reader = _Reader(kind, columns, group_by_prompt=spec.group_by == "prompt")
+    reader = PairReader(kind, columns, group_by_prompt=spec.group_by == "prompt")
     read: list[tuple[Record, Candidates, list[float] | None]] = []
     rejected: list[Rejected] = []
     for number, block in enumerate(blocks):
@@ -88,7 +88,7 @@ def _rejected(record: Record, reason: str) -> Rejected:
     return Rejected(record.source, record.number, reason, record.raw)
 
 
-def _records(spec: PromptSpec) -> list[list[Record]]:
+def records_of(spec: PromptSpec) -> list[list[Record]]:
     """The records of each source, those of the test source last."""
     named = ", ".join(sources_of(spec))
     blocks = [read_records(source) for source in sources_of(spec)]
@@ -130,7 +130,7 @@ def _format(spec: PromptSpec, columns: Mapping[str, str], present: Mapping[str, 
 
 
 @dataclass
-class _Reader:
+class PairReader:
     """Reads records of one format; `read` raises BadRow with the reason."""
 
     kind: Format

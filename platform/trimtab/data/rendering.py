@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trimtab.data.tables import Completion, Prompt
@@ -153,15 +152,3 @@ def _parts_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "special tokens": roles,
         "chat template": tokenizer.chat_template,
     }
-
-
-def same_vocabulary(a: Path, b: Path) -> None:
-    """Raises ModelError when the tokenizers of two model folders differ in anything that a model sees."""
-    from transformers import AutoTokenizer
-
-    one, other = (_parts_of(AutoTokenizer.from_pretrained(folder)) for folder in (a, b))
-    if differing := [name for name in one if one[name] != other[name]]:
-        raise ModelError(
-            f"{a} and {b} differ in {', '.join(differing)}, but their log-probs are compared token by token; take "
-            "models of one family, such as one fine-tuned from the other, or an objective that compares texts"
-        )

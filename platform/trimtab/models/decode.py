@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trimtab.models.stepper import Stepper
 
 SHARE, ALIKE = 16, 8
-"""Tokens of a chunk that a prompt gets at least; beginnings from this length on are not read twice at once."""
+"""Tokens of a chunk that a prompt gets at least; beginnings that read this much more are waited for."""
 FORCED = 64
 """Given tokens whose log-probs over the vocabulary are held at once."""
 
@@ -127,7 +127,8 @@ class Decoder:
         slot = max(self.free, key=lambda slot: (self._shared(asked.prompts[0], self.models[0].held[slot]), -slot))
         row = Row.of(ticket, asked, slot)
         main = next(m for m in range(len(self.models)) if row.runs(m))
-        if any(self._shared(asked.prompts[main], one.asked.prompts[main]) >= ALIKE for one in self.reading):
+        known = max(self._shared(asked.prompts[main], held) for held in self.models[main].held)
+        if any(self._shared(asked.prompts[main], one.asked.prompts[main]) >= known + ALIKE for one in self.reading):
             return False
         self.waiting.popleft()
         self.free.remove(slot)

@@ -68,7 +68,7 @@ class Bench:
         self.data = self.run(split, seeded(self.job.split, self.seed), label="split", rows=self.rows)
         self.found["split"] = self.data
 
-    def states(self, spec: TrainSpec) -> dict[str, Artifact]:
+    def states(self, spec: TrainSpec, rows: Artifact | None = None) -> dict[str, Artifact]:
         trunk = spec.trunk()
         if trunk is None:
             return {}
@@ -76,7 +76,7 @@ class Bench:
         name = f"states of {trunk.model.source}, layers {depth}" + f" less {trunk.without_top}" * bool(
             trunk.without_top
         )
-        return {"features": self.shared(features, trunk, label=name, rows=self.rows)}
+        return {"features": self.shared(features, trunk, label=name, rows=rows or self.rows)}
 
     def train(self, name: str, spec: TrainSpec, **inputs: Artifact) -> Artifact:
         """Train a model and score it on the test split."""

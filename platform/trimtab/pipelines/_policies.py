@@ -17,7 +17,9 @@ from trimtab.alignment import (
     RewardSpec,
     Student,
 )
+from trimtab.debating import Labeller
 from trimtab.pipelines._base import seeded
+from trimtab.pipelines._debates import debated
 from trimtab.pipelines._preferences import PreferenceBench, gold_scores
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.align import align
@@ -78,7 +80,7 @@ class PolicyBench(PreferenceBench):
             wanted = GenerateSpec(model=spec.model, sampling=self.job.measure.sampling)
             self._measured("supervisor", wanted, model=self.weak_policy)
 
-    def supervise(self, spec: RewardSpec | PolicySpec, *, data: Artifact) -> None:
+    def supervise(self, spec: RewardSpec | PolicySpec | Labeller, *, data: Artifact) -> None:
         """Whoever makes the weak preferences; how right they are on transfer rows and on the test pairs."""
         if isinstance(spec, RewardSpec):
             members = self.job.ensemble.members
@@ -95,6 +97,8 @@ class PolicyBench(PreferenceBench):
     def weak_scores(self, rows: Artifact, round_: int) -> Artifact:
         """What the supervisor gives completions: those everybody has (round 0), or a policy's own."""
         spec, whole = self.job.supervisor, self.whole if round_ == 0 else rows
+        if isinstance(spec, Labeller):
+            return debated(self.run, spec, whole)
         if isinstance(spec, RewardSpec):
             return self.scored("supervisor", spec, models=list(self.reward_scorers), rows=rows, of=whole)
         before = self.logprobs(spec.model, spec.max_length, rows=whole)

@@ -22,6 +22,7 @@ from trimtab.alignment import (
     Student,
     Vader,
 )
+from trimtab.debating import Labeller
 from trimtab.parts import ModelSpec, ReportSpec, SplitSpec
 from trimtab.pipelines._base import Pipeline, gathered
 from trimtab.pipelines._policies import PolicyBench
@@ -37,8 +38,9 @@ class Preference(Pipeline):
 
     The strong policy is the ceiling's model: it writes the completions and is what every policy is compared to. With
     `sampling: null` the task's own pairs are used. `weak_policy` is a weak model aligned with the gold reward: the weak
-    line of the report, and what wspo transfers. A policy of kind `online` learns from its own samples: a student by the
-    supervisor's reward, the ceiling by the gold one.
+    line of the report, and what wspo transfers. A supervisor of kind `debate` learns nothing: copies of a model argue
+    for either completion, and judges say which is better. A policy of kind `online` learns from its own samples: a
+    student by the supervisor's reward, the ceiling by the gold one.
     """
 
     kind: Literal["preference"] = "preference"
@@ -48,7 +50,7 @@ class Preference(Pipeline):
     split: SplitSpec = SplitSpec()
     seeds: tuple[int, ...] = (0,)
     pairs: PairSpec = PairSpec()
-    supervisor: Annotated[RewardSpec | PolicySpec, Field(discriminator="kind")]
+    supervisor: Annotated[RewardSpec | PolicySpec | Labeller, Field(discriminator="kind")]
     ensemble: EnsembleSpec = EnsembleSpec()
     weak_policy: PolicySpec | None = None
     students: dict[str, Student]
@@ -99,6 +101,8 @@ class Preference(Pipeline):
             raise ValueError("the weak policy itself cannot be trained with wspo, there is none before it: use dpo")
         if self.sampling is None and self.rounds > 1:
             raise ValueError("rounds: on-policy rounds need sampling")
+        if isinstance(self.supervisor, Labeller) and self.sampling and self.sampling.samples != 2:
+            raise ValueError("sampling.samples: a debate is between two completions, so draw 2")
         if isinstance(self.gold, Given) and self.sampling is not None:
             raise ValueError("gold: a given order exists for the task's own pairs only, so set sampling: null")
         return self

@@ -85,12 +85,17 @@ def _leave_with_stdin() -> None:
 
 
 def main() -> int:
-    """Facts on the first line of standard input; the run's id or, on standard error, one line of what went wrong."""
+    """Facts of a deployment, or of a debate, on the first line of standard input.
+
+    The id of the run or trace comes out or, on standard error, one line of what went wrong.
+    """
     os.nice(10)
     facts = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_stdin, daemon=True).start()
+    from trimtab.run.transcripts import keep
+
     try:
-        print(record(facts), flush=True)
+        print(keep(facts) if "events" in facts else record(facts), flush=True)
     except Exception as error:  # noqa: BLE001  stores fail in many ways; the caller warns of each
         print(one_line(error), file=sys.stderr, flush=True)
         return 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trimtab.alignment import GenerateSpec, LogprobSpec, OnlineSpec, PolicySpec, PromptSpec, RewardModel, RewardSpec
 from trimtab.compute import Compute
+from trimtab.debating import DebateSpec, JudgeSpec
 from trimtab.errors import ResourceError
 from trimtab.models.builtin import KNOWN
 from trimtab.models.source import split_source
@@ -91,7 +92,7 @@ def need(node: Node, text: int | None = 0) -> Need:
         share = {Full: 1.0, LoRA: 0.02}.get(type(spec.tune), 0.0)
         share = spec.tune.layers / size.layers if isinstance(spec.tune, Top) else share
         return Need(PROCESS + int(size.weights * (FROZEN + TRAINED * share)), SMALL + size.weights * FROZEN)
-    if isinstance(spec, GenerateSpec | LogprobSpec | RewardModel):
+    if isinstance(spec, GenerateSpec | LogprobSpec | RewardModel | DebateSpec | JudgeSpec):
         size = size_of(spec.model)
         return Need(None, None) if size is None else Need(PROCESS + size.weights * FROZEN, SMALL)
     return Need(PROCESS, SMALL) if node.stage.on == "workers" else Need(200 * 2**20, SMALL)

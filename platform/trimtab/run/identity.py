@@ -8,6 +8,7 @@ from typing import Any
 
 from trimtab.alignment import PromptSpec
 from trimtab.errors import ModelError
+from trimtab.methods.debates._wording import Worded
 from trimtab.models.source import folder_hash, split_source
 from trimtab.parts import ModelSpec, TaskSpec
 from trimtab.spec import Spec
@@ -26,6 +27,8 @@ def identity(value: Any) -> Any:
         fields |= {name: _content(fields[name]) for name in ("source", "test") if fields[name]}
     if isinstance(value, ModelSpec):
         fields["source"] = _weights(value.source)
+    if isinstance(value, Worded):
+        fields["prompts"] = value.wording.model_dump()
     return fields
 
 

@@ -6,10 +6,11 @@ same request and gives the same pieces.
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from trimtab.alignment import Sampling
 from trimtab.errors import TrimtabError
+from trimtab.methods.debates._base import Case, DebateProtocol
 from trimtab.methods.guides._base import Guide
 from trimtab.methods.searches._base import Search
 from trimtab.models.asked import Finish
@@ -68,6 +69,8 @@ class Request:
     """False: nothing is written behind the prompt, or behind what is given."""
     given: tuple[Given, ...] = ()
     """One for each prompt: a completion that is only scored."""
+    debate: "Debated | None" = None
+    """What is argued over, where the model is a debate."""
     bias: dict[int, float] = field(default_factory=dict)
     presence: float = 0.0
     frequency: float = 0.0
@@ -76,6 +79,16 @@ class Request:
     def rows(self) -> int:
         """Completions in all."""
         return len(self.prompts) * self.n
+
+
+@dataclass(frozen=True)
+class Debated:
+    """A question with two answers, and how it is argued over."""
+
+    case: Case
+    protocol: DebateProtocol
+    keep: bool = False
+    """Its transcript is kept in MLflow."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +142,8 @@ class Piece:
     tokens: tuple[Token, ...] = ()
     finish: Finish | None = None
     spent: Spent | None = None
+    told: tuple[dict[str, Any], ...] = ()
+    """What a debate tells beside its text, in order."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from trimtab.serving.answer import Event, Refusal, Refused, Request, State
-from trimtab.serving.config import INGRESS, GuidedArgs, checked
+from trimtab.serving.checks import checked
+from trimtab.serving.config import INGRESS, GuidedArgs
 from trimtab.serving.registered import bound
 from trimtab.serving.replica import EnsembleReplica
 
@@ -72,8 +73,7 @@ def build(args: GuidedArgs) -> Application:
     args, origins = bound(checked(args))
     options = {"max_ongoing_requests": MANY, "graceful_shutdown_timeout_s": args.deadline_s}
     ensembles = {
-        name: serve.deployment(EnsembleReplica, name=name, **options).bind(args, name, origins)
-        for name in args.ensembles
+        name: serve.deployment(EnsembleReplica, name=name, **options).bind(args, name, origins) for name in args.groups
     }
     options |= {"max_surge_percent": 100, "ray_actor_options": {"num_cpus": 0}}
     return serve.deployment(Ingress, name=INGRESS, **options).bind(args, ensembles)

@@ -4,16 +4,17 @@ from typing import Any
 
 from trimtab.mistakes import nearest
 from trimtab.serving.answer import Refused
-from trimtab.serving.config import Ensemble, GuidedArgs
+from trimtab.serving.config import Debate, Ensemble, GuidedArgs
 from trimtab.serving.guidance import NONE
 from trimtab.serving.tuning import methods, numbers
 
 
 def cards(args: GuidedArgs) -> list[dict[str, Any]]:
-    """Ensembles with what they are made of, then the models that they are made of and that answer by themselves too."""
-    members = dict.fromkeys(name for ensemble in args.ensembles.values() for name in ensemble.members)
-    made_of = [_card(name) | {"ensemble": _ensemble(args, one)} for name, one in args.ensembles.items()]
-    return [*made_of, *(_card(name) for name in members)]
+    """Ensembles and debates with what they are made of, then their models, which answer by themselves too."""
+    members = dict.fromkeys(name for group in args.groups.values() for name in group.members)
+    ensembles = [_card(name) | {"ensemble": _ensemble(args, one)} for name, one in args.ensembles.items()]
+    debates = [_card(name) | {"debate": _debate(one)} for name, one in args.debates.items()]
+    return [*ensembles, *debates, *(_card(name) for name in members)]
 
 
 def card(args: GuidedArgs, name: str) -> dict[str, Any]:
@@ -43,4 +44,17 @@ def _ensemble(args: GuidedArgs, one: Ensemble) -> dict[str, Any]:
         "methods": [NONE, *methods(len(one.helpers), on_text=one.on_text)],
         "context": one.context,
         "max_tokens": args.limits.max_tokens,
+    }
+
+
+def _debate(one: Debate) -> dict[str, Any]:
+    most = {name: getattr(one.protocol, name) for name in ("turns", "words")}
+    return {
+        "description": one.description,
+        "debater": one.debater,
+        "judges": list(one.judges),
+        "protocol": one.protocol.model_dump(exclude={"prompts"}),
+        "panel": one.panel.model_dump(),
+        "ranges": {name: {"min": 1, "max": value, "default": value, "step": 1} for name, value in most.items()},
+        "context": one.context,
     }

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from trimtab.errors import JobError
 from trimtab.load import override, read_yaml, validated
 from trimtab.mistakes import Loc, Mistake, nearest
-from trimtab.serving.config import INGRESS, GuidedArgs, mistakes, sound
+from trimtab.serving.checks import mistakes, sound
+from trimtab.serving.config import INGRESS, GuidedArgs
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema
@@ -74,8 +75,8 @@ def _settled(file: ServeFile) -> ServeFile:
 
 
 def _deployments(raw: Any, args: Any, loc: Loc) -> Iterator[Mistake]:
-    ensembles = args.get("ensembles") if isinstance(args, dict) else None
-    names = [INGRESS, *(ensembles if isinstance(ensembles, dict) else ())]
+    parts = [args.get(key) for key in ("ensembles", "debates")] if isinstance(args, dict) else []
+    names = [INGRESS, *(name for part in parts if isinstance(part, dict) for name in part)]
     for i, deployment in enumerate(raw if isinstance(raw, list) else ()):
         name = deployment.get("name") if isinstance(deployment, dict) else None
         if name not in names:

@@ -51,15 +51,19 @@ def steering(args: GuidedArgs, model: str, asked: Mapping[str, Any]) -> Steering
         raise Refused(400, "guidance.trace: should be true or false", param="guidance.trace")
     if model in args.ensembles:
         return Steering(model, _guide(args.ensembles[model], asked), trace)
-    home = next((name for name, one in args.ensembles.items() if model in one.members), None)
+    if model in args.debates:
+        if asked or trace:
+            raise Refused(400, f"{model} is a debate, which nothing guides; leave guidance out", param="guidance")
+        return Steering(model, None, trace=False)
+    home = next((name for name, one in args.groups.items() if model in one.members), None)
     if home is None:
-        there = [*args.ensembles, *args.models]
+        there = [*args.groups, *args.models]
         said = f"no model {model!r}{nearest(model, there)}; there: {', '.join(there)}"
         raise Refused(404, said, code="model_not_found", param="model")
     if asked.pop("method", NONE) != NONE or asked:
         said = f"{model} is one model, with nothing to guide it; ensembles: {', '.join(args.ensembles)}"
         raise Refused(400, said, param="guidance")
-    place = args.ensembles[home].members.index(model)
+    place = args.groups[home].members.index(model)
     return Steering(home, Alone(model=place) if place else None, trace)
 
 

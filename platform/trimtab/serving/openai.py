@@ -127,6 +127,17 @@ class Message(Lenient):
 Messages = Annotated[list[Message], Field(min_length=1)]
 
 
+class DebateAsked(BaseModel):
+    """What is argued over: two answers to the question, which is the last message; fewer turns and words than usual."""
+
+    model_config = ConfigDict(extra="forbid")
+    answers: Annotated[list[Annotated[Text, Field(min_length=1, max_length=2000)]], Field(min_length=2, max_length=2)]
+    source: Annotated[Text, Field(max_length=20000)] | None = Field(None, description="a text that speakers may quote")
+    turns: int | None = Field(None, ge=1)
+    words: int | None = Field(None, ge=1)
+    keep: bool = Field(False, description="keep the transcript as a trace in MLflow")
+
+
 class ResponseFormat(Lenient):
     type: Literal["text"]
 
@@ -140,6 +151,7 @@ class ChatRequest(GenerateRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=TOP)
     response_format: ResponseFormat | None = None
+    debate: DebateAsked | None = Field(None, description="where the model is a debate: what is argued over, how long")
 
     def request(self, limits: Limits, **more: Any) -> Request:
         """Raises Refused."""

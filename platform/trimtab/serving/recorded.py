@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from trimtab.serving.registered import Origins
 
 LOG = logging.getLogger("ray.serve")
 PATIENCE_S = 300
+QUEUE = 16
+"""Debates that wait to be kept."""
 HOW = {"layers", "dtype", "template", "revision", "url"}
 
 
@@ -38,7 +41,7 @@ def facts(args: GuidedArgs, ensemble: str, version: str, origins: Origins) -> di
         }
         for name, member in args.specs(ensemble).items()
     }
-    config = args.ensembles[ensemble].model_dump(mode="json", exclude_none=True)
+    config = args.groups[ensemble].model_dump(mode="json", exclude_none=True)
     where = {"uri": default_uri(args.storage), "storage": str(args.storage)}
     return where | {"ensemble": ensemble, "version": version, "config": config, "members": members}
 
@@ -50,6 +53,34 @@ def _tell(args: GuidedArgs, ensemble: str, version: str, origins: Origins) -> No
         problem = f"{type(error).__name__}: {error}"
     if problem:
         LOG.warning("%s %s is not recorded in MLflow: %s", ensemble, version, problem)
+
+
+class Keeper:
+    """Keeps debates in MLflow, one after the other, beside the replica's work; those beyond `QUEUE` are let go."""
+
+    def __init__(self, args: GuidedArgs, debate: str, version: str) -> None:
+        self.debate = debate
+        self.where = {"uri": default_uri(args.storage), "storage": str(args.storage)}
+        self.where |= {"ensemble": debate, "version": version}
+        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(QUEUE)
+        threading.Thread(target=self._work, name="trimtab-keep", daemon=True).start()
+
+    def keep(self, asked: dict[str, Any], began: int, events: list[dict[str, Any]]) -> None:
+        """A debate that is over. `began`, and each event's `at`: nanoseconds of the epoch."""
+        try:
+            self._waiting.put_nowait(self.where | {"asked": asked, "began": began, "events": events})
+        except queue.Full:
+            LOG.warning("a debate of %s is not kept: %d wait already", self.debate, QUEUE)
+
+    def _work(self) -> None:
+        while True:
+            told = self._waiting.get()
+            try:
+                problem = _said(told)
+            except Exception as error:  # noqa: BLE001  a replica never fails for what is told of it
+                problem = f"{type(error).__name__}: {error}"
+            if problem:
+                LOG.warning("a debate of %s is not kept in MLflow: %s", self.debate, problem)
 
 
 def _said(told: dict[str, Any]) -> str | None:

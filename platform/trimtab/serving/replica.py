@@ -3,25 +3,31 @@
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from trimtab.environment import settle
 from trimtab.errors import TrimtabError
 from trimtab.serving.answer import Answerer, Event, Opened, Piece, Refusal, Refused, Request, State
-from trimtab.serving.config import GuidedArgs, Member
+from trimtab.serving.config import Debate, Ensemble, GuidedArgs, Member
+from trimtab.serving.debater import Debater
 from trimtab.serving.elsewhere import RemoteVoice
 from trimtab.serving.members import Reader
-from trimtab.serving.recorded import record
+from trimtab.serving.recorded import Keeper, record
 from trimtab.serving.registered import Origins, download
+from trimtab.serving.replies import PASSING
 from trimtab.serving.textwise import Textwise
 from trimtab.serving.tokenwise import Tokenwise
 from trimtab.serving.voices import LocalVoice
 
 
 def opened(args: GuidedArgs, name: str) -> Answerer:
-    """An ensemble with its models loaded. Raises ModelError where one cannot be had, or vocabularies differ."""
+    """An ensemble or a debate, its models loaded. Raises ModelError where one cannot be had, or vocabularies differ."""
     specs = args.specs(name)
+    if name in args.debates:
+        members = [_engine(args, name, {member: spec}) for member, spec in specs.items()]
+        return Debater(members, args.debates[name], version=version(args, name))
     if args.ensembles[name].on_text:
         voices = [
             RemoteVoice.of(member, spec) if spec.url else LocalVoice(_engine(args, name, {member: spec}))
@@ -38,12 +44,13 @@ def _engine(args: GuidedArgs, name: str, specs: dict[str, Member]) -> Tokenwise:
     from trimtab.models.source import model_folder
     from trimtab.serving.engine import Engine
 
-    ensemble = args.ensembles[name]
+    group, members = args.groups[name], list(specs)
+    draft = group.draft if isinstance(group, Ensemble) else None
     folders = {member: model_folder(spec.source, args.cache, revision=spec.revision) for member, spec in specs.items()}
     readers = [Reader.of(member, spec, folders[member]) for member, spec in specs.items()]
     for helper in readers[1:]:
         check_vocabulary(readers[0].name, readers[0].tokenizer, helper.name, helper.tokenizer)
-    opened = [open_stepper(spec, args.cache, slots=ensemble.slots, context=ensemble.context) for spec in specs.values()]
+    opened = [open_stepper(spec, args.cache, slots=group.slots, context=group.context) for spec in specs.values()]
     steppers, ends = zip(*opened, strict=True)
     decoder = Decoder(steppers, ends=ends, vocabulary=len(readers[0].tokenizer))
     return Tokenwise(
@@ -51,7 +58,7 @@ def _engine(args: GuidedArgs, name: str, specs: dict[str, Member]) -> Tokenwise:
         Engine(decoder),
         version=version(args, name),
         longest=args.limits.prompt_tokens,
-        draft=ensemble.members.index(ensemble.draft) if ensemble.draft else None,
+        draft=members.index(draft) if draft else None,
     )
 
 
@@ -67,7 +74,10 @@ def version(args: GuidedArgs, name: str) -> str:
         member: spec.template if isinstance(spec.template, str) else spec.template.expanduser().read_text()
         for member, spec in args.specs(name).items()
     }
-    how = args.ensembles[name].model_dump(mode="json", include={"base", "helpers", "guide", "context"})
+    group = args.groups[name]
+    how = group.model_dump(mode="json", exclude={"slots", "description", "ranges", "draft"})
+    if isinstance(group, Debate):
+        how["wording"] = group.protocol.wording.model_dump()
     return hashlib.sha256(json.dumps([members, templates, how], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -131,6 +141,21 @@ class EnsembleReplica(Replica):
         download(args, name, origins)
         super().__init__(opened(args, name))
         record(args, name, self.answerer.version, origins)
+        self.keeper = Keeper(args, name, self.answerer.version) if name in args.debates else None
+
+    async def answer(self, request: Request) -> AsyncIterator[tuple[Event, ...]]:
+        """As a Replica; a debate that is to be kept is, once it is over."""
+        began, events = time.time_ns(), []
+        async with aclosing(super().answer(request)) as batches:
+            async for batch in batches:
+                told = [one for event in batch if isinstance(event, Piece) for one in event.told]
+                events += [one | {"at": time.time_ns()} for one in told if one["event"] not in PASSING]
+                yield batch
+        if request.debate and request.debate.keep and events[-1]["event"] == "verdict":
+            case = request.debate.case
+            asked = {"question": case.question, "answers": list(case.answers), "source": case.source}
+            asked |= {"seed": request.seed, "protocol": request.debate.protocol.model_dump(exclude={"prompts"})}
+            self.keeper.keep(asked, began, events)
 
     def check_health(self) -> None:
         """Raises TrimtabError where the replica must be replaced."""

@@ -18,6 +18,10 @@ LEAST = -9999.0
 """Stands for the log-prob of what never comes, which JSON has no number for."""
 
 
+PASSING = {"turn", "delta"}
+"""What a debate tells only while it goes on."""
+
+
 class Body(BaseModel):
     """A JSON object of which only what was set is sent."""
 
@@ -94,6 +98,7 @@ class Choice(Body):
     logprobs: ChatLogprobs | CompletionLogprobs | None = None
     finish_reason: str | None = None
     trace: list[Trace] | None = None
+    debate: list[dict[str, Any]] | None = None
 
 
 class Reply(Body):
@@ -135,6 +140,8 @@ class Form:
             said = self._words(text, role="assistant", refusal=None) | self._told(tokens)
             name = "message" if self.chat else "text"
             finish = next(piece.finish for piece in own if piece.finish)
+            told = [one for piece in own for one in piece.told if one["event"] not in PASSING]
+            said |= {"debate": told} if told else {}
             choices.append(Choice(index=index, **{name: said.pop("words")}, **said, finish_reason=finish))
         spent = [piece.spent for piece in pieces if piece.spent]
         return self._reply(choices, usage=usage(spent), guidance_usage=members_usage(spent))
@@ -144,7 +151,8 @@ class Form:
         if self.chat and piece.index not in self._begun:
             self._begun.add(piece.index)
             yield self._chunk(piece.index, self._words("", role="assistant"), None)
-        yield self._chunk(piece.index, self._words(piece.text) | self._told(piece.tokens), piece.finish)
+        said = self._told(piece.tokens) | ({"debate": list(piece.told)} if piece.told else {})
+        yield self._chunk(piece.index, self._words(piece.text) | said, piece.finish)
 
     def last(self, spent: Sequence[Spent]) -> Reply:
         """The chunk with the usage, for who asked for it."""

@@ -46,7 +46,7 @@ class Served:
 
     @property
     def models(self) -> list[str]:
-        return list(dict.fromkeys(name for args in self.file.args.values() for name in (*args.ensembles, *args.models)))
+        return list(dict.fromkeys(name for args in self.file.args.values() for name in (*args.groups, *args.models)))
 
     def greeting(self, *, as_json: bool = False) -> str:
         """That it is ready, and what to do with it."""
@@ -120,7 +120,7 @@ def _address() -> str:
 
 def _read(path: str | Path, overrides: Sequence[str]) -> "ServeFile":
     """A serve file, its models on this machine where they are served here, and what their aliases mean now."""
-    from trimtab.serving.config import mistakes
+    from trimtab.serving.checks import mistakes
     from trimtab.serving.file import load_serve
     from trimtab.serving.registered import revision
 

@@ -16,6 +16,7 @@ import trimtab
 from trimtab.serving.answer import Backend, Event, Opened, Piece, Refusal, Refused
 from trimtab.serving.cards import card, cards
 from trimtab.serving.config import GuidedArgs
+from trimtab.serving.debated import debated
 from trimtab.serving.edge import Edge, error_text, in_openai_shape
 from trimtab.serving.gate import Gate, Keys
 from trimtab.serving.guidance import Steering, flat, steering
@@ -68,6 +69,7 @@ def _openai(gate: Gate) -> APIRouter:
     @api.post("/score", response_model=Scores)
     async def score(asked: ScoreRequest, request: Request) -> Response:
         steer = _steering(gate, asked, request)
+        debated(gate.args, asked)
         events = gate.events(asked.request(gate.args.limits, guide=steer.guide), steer.ensemble, asked.model)
         opened, pieces = await _all(events)
         return _json(scores(asked.model, opened.version, pieces).json_text(), opened)
@@ -119,7 +121,8 @@ def _steering(gate: Gate, asked: ModelRequest, request: Request) -> Steering:
 
 async def _answered(gate: Gate, asked: ChatRequest | CompletionRequest, request: Request) -> Response:
     steer = _steering(gate, asked, request)
-    wanted = asked.request(gate.args.limits, guide=steer.guide)
+    debate = debated(gate.args, asked)
+    wanted = asked.request(gate.args.limits, guide=steer.guide, debate=debate)
     form = Form(
         model=asked.model,
         steering=steer,

@@ -27,6 +27,7 @@ COLOURS = {
     "ceiling": "#0b7a6b",
     "reference": "#4f6072",
     "intermediate": "#7a5fa8",
+    "judge": "#7a5fa8",
     "wrong": "#b3286b",
 }
 ROOMY = 12  # rows up to which a name may take two lines

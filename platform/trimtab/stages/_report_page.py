@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 if TYPE_CHECKING:
     from trimtab.metrics import Pgr
 
-Role = Literal["supervisor", "student", "ceiling", "intermediate"]
+Role = Literal["supervisor", "student", "ceiling", "intermediate", "judge"]
 Curve = list[tuple[float, dict[str, float]]]
 
 
@@ -56,10 +56,10 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class LabelQuality:
-    """Weak labels of one hop against the truth; `noise` is the share whose argmax is wrong."""
+    """Weak labels of one hop, or one maker, against the truth; `noise` is the share whose argmax is wrong."""
 
     seed: int
-    hop: int
+    hop: int | str
     accuracy: float
     ece: float | None
     brier: float | None
@@ -68,7 +68,10 @@ class LabelQuality:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows. All texts count as untrusted. `level` is that of every interval."""
+    """Everything a report shows. All texts count as untrusted. `level` is that of every interval.
+
+    `finding` is the verdict of an experiment that asks more than how much of the gap is recovered.
+    """
 
     title: str
     job_file: str
@@ -81,6 +84,7 @@ class ReportData:
     data: list[SplitSummary] = field(default_factory=list)
     label_quality: list[LabelQuality] = field(default_factory=list)
     level: float = 0.95
+    finding: str = ""
 
     def of_role(self, role: Role) -> list[ModelResult]:
         return [model for model in self.models if model.role == role]
@@ -136,6 +140,8 @@ def summary_table(data: ReportData) -> list[list[str]]:
 
 def verdict(data: ReportData) -> str:
     """The result in one sentence, with no more confidence than the numbers carry."""
+    if data.finding:
+        return data.finding
     supervisors, ceilings = data.of_role("supervisor"), data.of_role("ceiling")
     students = [model for model in data.of_role("student") if known(model.accuracy)]
     if not (supervisors and ceilings and students):

@@ -124,7 +124,8 @@ class Collected:
     def _notes(self) -> list[str]:
         if "supervisor" not in self.measured or self.spec.supervisor.kind == "policy":
             return []
-        return ["supervisor: its gold reward is the weak policy's, its preference accuracy the weak reward model's."]
+        who = "the judges'" if self.spec.supervisor.kind == "debate" else "the weak reward model's"
+        return [f"supervisor: its gold reward is the weak policy's, its preference accuracy {who}."]
 
     def _model(self, name: str) -> PolicyResult:
         import numpy as np

@@ -23,21 +23,36 @@ PAGE, PICTURE, TABLE = "report.html", "report.png", "table.json"
 @stage(version=1, on="driver")
 def report(spec: Spec, out: Path, *, compute: Compute, parts: Mapping[str, Path]) -> Metrics:
     """Averages over seeds before PGR, paired bootstrap intervals over test rows and seeds; parts are seed/what/name."""
-    from trimtab.metrics import paired_bootstrap
-    from trimtab.stages._report_page import render_page, summary_table
-    from trimtab.stages._report_plots import headline_plot
+    data = collected(spec, Parts(parts))
+    write_report(data, out)
+    return metrics_of(data)
 
-    found = Parts(parts)
-    predictions = {name: [predictions_of(path) for path in paths] for name, paths in found.of("score").items()}
+
+def predicted(found: Parts) -> dict[str, list[dict[str, Any]]]:
+    """Every scored model's predictions, a seed after the other."""
+    return {name: [predictions_of(path) for path in paths] for name, paths in found.of("score").items()}
+
+
+def collected(spec: Spec, found: Parts) -> ReportData:
+    """What the report shows."""
+    from trimtab.metrics import paired_bootstrap
+
+    predictions = predicted(found)
     correct = {name: [seed["correct"] for seed in seeds] for name, seeds in predictions.items()}
     options = spec.report
     same_rows = len({tuple(seed["ids"]) for seed in predictions["supervisor"]}) == 1
     boot = paired_bootstrap(correct, options.level, resamples=options.bootstrap, same_rows=same_rows)
-    data = _collect(spec, found, predictions, boot)
+    return _collect(spec, found, predictions, boot)
+
+
+def write_report(data: ReportData, out: Path) -> None:
+    """The page, the picture and the table."""
+    from trimtab.stages._report_page import render_page, summary_table
+    from trimtab.stages._report_plots import headline_plot
+
     (out / PAGE).write_text(render_page(data), encoding="utf-8")
     headline_plot(data, out / PICTURE)
     (out / TABLE).write_text(json.dumps(summary_table(data)))
-    return _metrics(data)
 
 
 class Parts:
@@ -132,6 +147,7 @@ def _model(name: str, found: Parts, predictions: dict[str, Any], boot: Bootstrap
     pooled = {key: np.concatenate([seed[key] for seed in mine]) for key in ("probs", "labels")}
     weak_probs = np.concatenate([seed["probs"] for seed in weak])
     scored = [json.loads((path / "metrics.json").read_text()) for path in found.of("score")[name]]
+    trained = found.of("model")
     bins = calibration_bins(pooled["probs"], pooled["labels"])
     shared = agreement(pooled["probs"], weak_probs, pooled["labels"])
     return ModelResult(
@@ -150,7 +166,7 @@ def _model(name: str, found: Parts, predictions: dict[str, Any], boot: Bootstrap
             "supervisor_wrong": shared.supervisor_wrong,
         },
         calibration=list(zip(bins.confidence_K.tolist(), bins.accuracy_K.tolist(), bins.count_K.tolist(), strict=True)),
-        curves=[read_curves(path) for path in found.of("model")[name]],
+        curves=[read_curves(path) for path in trained[name]] if name in trained else [],
         **{
             key: float(np.mean([s[key] for s in scored])) if key in scored[0] else None
             for key in ("auroc", "ece", "brier")
@@ -189,7 +205,7 @@ def label_quality(found: Parts) -> list[LabelQuality]:
     ]
 
 
-def _metrics(data: ReportData) -> Metrics:
+def metrics_of(data: ReportData) -> Metrics:
     values: dict[str, float | None] = {}
     for model in data.models:
         values |= {f"{model.name}/accuracy": model.accuracy, f"{model.name}/accuracy_lo": model.lo}

@@ -10,6 +10,11 @@ export class Refused extends Error {
   }
 }
 
+/** What went wrong, in words. */
+export function errorText({ message, param }) {
+  return param && !message.includes(param) ? `${param}: ${message}` : message;
+}
+
 /** The path of the request that a form's answers make. */
 export function pathOf(asked) {
   return asked.chat ? "v1/chat/completions" : "v1/completions";
@@ -30,6 +35,18 @@ export function bodyOf(asked, guidance) {
     logprobs: true,
     top_logprobs: 5,
     guidance,
+  };
+}
+
+/** The body that asks for a debate. */
+export function debateOf({ model, question, answers, source, seed, numbers }) {
+  return {
+    model,
+    messages: [{ role: "user", content: question }],
+    debate: { answers, ...(source.trim() ? { source } : {}), ...numbers },
+    ...(seed === null ? {} : { seed }),
+    stream: true,
+    stream_options: { include_usage: true },
   };
 }
 

@@ -1,6 +1,7 @@
 /** One side of the comparison: its text, token by token, and the numbers below it. */
 
 import { element } from "./card.js";
+import { errorText } from "./request.js";
 import { piecesOf, push, shade, signed, tokensOf, writer } from "./tokens.js";
 
 export class Side {
@@ -41,8 +42,7 @@ export class Side {
   }
 
   fail(error) {
-    const { message, param } = error;
-    this.error.textContent = param && !message.includes(param) ? `${param}: ${message}` : message;
+    this.error.textContent = errorText(error);
     this.error.hidden = false;
   }
 
