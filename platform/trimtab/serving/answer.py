@@ -4,7 +4,7 @@ Whoever answers is an `Answerer`. One that works token by token is in `tokenwise
 same request and gives the same pieces.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -164,6 +164,13 @@ class State:
     slots: int
     in_use: int
     waiting: int
+
+    @classmethod
+    def of_all(cls, version: str, states: "Iterable[State | None]") -> "State":
+        """How all of an ensemble's models stand together; those without slots count nothing."""
+        found = [one for one in states if one]
+        slots, in_use = sum(one.slots for one in found), sum(one.in_use for one in found)
+        return cls(version, slots, in_use, sum(one.waiting for one in found))
 
 
 class Answerer(Protocol):

@@ -39,9 +39,7 @@ class Debater:
 
     def state(self) -> State:
         """The slots of all models. Raises EngineStopped."""
-        states = [member.state() for member in self.members]
-        counts = (sum(getattr(one, name) for one in states) for name in ("slots", "in_use", "waiting"))
-        return State(self.version, *counts)
+        return State.of_all(self.version, [member.state() for member in self.members])
 
     def close(self) -> None:
         """Stop all engines."""

@@ -29,9 +29,7 @@ class Textwise:
 
     def state(self) -> State:
         """The slots of all models. Raises EngineStopped."""
-        states = [state for voice in self.voices if (state := voice.state())]
-        counts = (sum(getattr(one, name) for one in states) for name in ("slots", "in_use", "waiting"))
-        return State(self.version, *counts)
+        return State.of_all(self.version, [voice.state() for voice in self.voices])
 
     def close(self) -> None:
         """Let go of all models."""
