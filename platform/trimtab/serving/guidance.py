@@ -99,14 +99,11 @@ def _possible(ensemble: Ensemble, kind: object) -> None:
         said = f"no {kind!r}{nearest(kind, GUIDES)}; allowed: none, {', '.join(allowed)}"
         raise Refused(400, f"guidance.method: {said}", param="guidance.method")
     if issubclass(GUIDES[kind], Blend) == ensemble.on_text:
-        works = (
-            "works on text, and this ensemble token by token"
-            if ensemble.on_text is False
-            else ("works token by token, and the models of this ensemble hand one another text")
-        )
-        raise Refused(
-            400, f"guidance.method: {kind} {works}; allowed: none, {', '.join(allowed)}", param="guidance.method"
-        )
+        works = "works on text, and this ensemble token by token"
+        if ensemble.on_text:
+            works = "works token by token, and the models of this ensemble hand one another text"
+        said = f"{kind} {works}; allowed: none, {', '.join(allowed)}"
+        raise Refused(400, f"guidance.method: {said}", param="guidance.method")
 
 
 def _known(kind: str, asked: Mapping[str, Any]) -> None:
