@@ -102,7 +102,8 @@ def _named(loc: Loc, group: Group, models: Sequence[str]) -> Iterator[Mistake]:
                 place = (*loc, role, i) if several else (*loc, role)
                 yield place, f"no model {model!r}{nearest(model, models)}; there: {_list(models)}"
     if len(set(group.members)) < len(group.members):
-        yield (*loc, role), "names a model twice; give it a second name under models"
+        _, others = group.roles
+        yield (*loc, others), "names a model twice; give it a second name under models"
 
 
 def _debated(loc: Loc, debate: Debate, args: GuidedArgs, *, fetch: bool) -> Iterator[Mistake]:
