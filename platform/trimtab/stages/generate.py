@@ -30,6 +30,7 @@ class Draws(Protocol):
         ...
 
 
+Rows = list[dict[str, Any]]
 Prompts = dict[str, list[int]]
 Made = dict[str, list[Generated]]
 BASE, SPEED = "base", "speed.json"
@@ -54,24 +55,13 @@ def generate(
     are left out.
     Raises DataError when none is left, and StageError where a log-prob is not finite.
     """
-    from trimtab.data.rendering import prompt_tokens, tokenizer_identity
-    from trimtab.data.tables import read_jsonl, write_jsonl
-    from trimtab.models.language import model_identity
-    from trimtab.models.network import load_tokenizer
-    from trimtab.models.source import model_folder
-    from trimtab.models.token_table import write_tokens
+    from trimtab.data.tables import read_jsonl
     from trimtab.training.world import world
 
     ranks, table = world(), read_jsonl(rows / ROWS)
     sources = _sources(spec, model, helpers or {})
-    source = sources[BASE]
-    tokenizer = load_tokenizer(model_folder(source.source, compute.cache, revision=source.revision))
-    prompts = {row["id"]: prompt_tokens(tokenizer, row["prompt"]) for row in table}
-    kept = {row_id: ids for row_id, ids in prompts.items() if len(ids) <= spec.sampling.max_prompt_tokens}
-    if not kept:
-        raise DataError(
-            f"{rows / ROWS}: none of {len(table)} prompts has up to {spec.sampling.max_prompt_tokens} tokens"
-        )
+    tokenizer = _tokenizer(sources[BASE], compute.cache)
+    kept = _fitting(table, tokenizer, spec.sampling.max_prompt_tokens, told=rows / ROWS)
     found = _found(partial) if ranks.first else {}
     done = ranks.gather(set(found))[0]
     todo = _batches(kept, done, size=max(1, compute.inference_batch // spec.sampling.samples))
@@ -83,13 +73,10 @@ def generate(
     if not ranks.first:
         return {}
     made = {row_id: made[row_id] for row_id in kept}
-    by_id = {row["id"]: row for row in table}
-    write_jsonl(out / ROWS, (_answered(by_id[row_id], drawn, tokenizer) for row_id, drawn in made.items()))
-    identity = "+".join(model_identity(one, compute.cache) for one in sources.values())
-    write_tokens(out, made, model=identity, tokenizer=tokenizer_identity(tokenizer))
+    _write(out, made, table=table, model=_identity(sources, compute.cache), tokenizer=tokenizer)
     drawn = sum(len(sample.ids) for row_id in kept if row_id not in done for sample in made[row_id])
     (out / SPEED).write_text(json.dumps({"tokens_per_second": drawn / seconds}))
-    return _counts(made) | {"dropped_long_prompt": len(prompts) - len(kept), "resumed": len(done)}
+    return _counts(made) | {"dropped_long_prompt": len(table) - len(kept), "resumed": len(done)}
 
 
 def _sources(spec: GenerateSpec, model: Path | None, trained: Mapping[str, Path]) -> dict[str, ModelSpec]:
@@ -99,6 +86,30 @@ def _sources(spec: GenerateSpec, model: Path | None, trained: Mapping[str, Path]
     helpers = spec.helpers if isinstance(spec, GuidedSpec) else {}
     found = {name: made_by(trained.get(name), helper) for name, helper in helpers.items()}
     return {BASE: made_by(model, spec.model)} | found
+
+
+def _identity(sources: Mapping[str, ModelSpec], cache: Path) -> str:
+    from trimtab.models.language import model_identity
+
+    return "+".join(model_identity(one, cache) for one in sources.values())
+
+
+def _tokenizer(model: ModelSpec, cache: Path) -> PreTrainedTokenizerBase:
+    from trimtab.models.network import load_tokenizer
+    from trimtab.models.source import model_folder
+
+    return load_tokenizer(model_folder(model.source, cache, revision=model.revision))
+
+
+def _fitting(table: Rows, tokenizer: PreTrainedTokenizerBase, most: int, *, told: Path) -> Prompts:
+    """Prompts of up to `most` tokens, by row. Raises DataError when there is none."""
+    from trimtab.data.rendering import prompt_tokens
+
+    prompts = ((row["id"], prompt_tokens(tokenizer, row["prompt"])) for row in table)
+    kept = {row_id: ids for row_id, ids in prompts if len(ids) <= most}
+    if not kept:
+        raise DataError(f"{told}: none of {len(table)} prompts has up to {most} tokens")
+    return kept
 
 
 def _found(partial: Path) -> Made:
@@ -173,6 +184,17 @@ def _draw(lm: Draws | None, batches: list[Prompts], sampling: Sampling, *, parti
         made |= {row_id: drawn[i : i + sampling.samples] for i, (row_id, k) in enumerate(asked) if k == 0}
         meter.add(len(batch), sum(len(sample.ids) for sample in drawn))
     return made
+
+
+def _write(out: Path, made: Made, *, table: Rows, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The rows with their candidates, and the candidates' tokens."""
+    from trimtab.data.rendering import tokenizer_identity
+    from trimtab.data.tables import write_jsonl
+    from trimtab.models.token_table import write_tokens
+
+    by_id = {row["id"]: row for row in table}
+    write_jsonl(out / ROWS, (_answered(by_id[row_id], drawn, tokenizer) for row_id, drawn in made.items()))
+    write_tokens(out, made, model=model, tokenizer=tokenizer_identity(tokenizer))
 
 
 def _answered(row: dict[str, Any], drawn: list[Generated], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
