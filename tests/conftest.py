@@ -9,6 +9,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,12 +139,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     )
 
 
-@pytest.fixture(scope="session")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A place to track runs in whose tables are made once: that takes seconds, and no test but MLflow's is about it."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
 def save_tiny_llama(folder: Path) -> None:
     """A folder that from_pretrained loads: weights drawn from a fixed seed, one token a word."""
     import torch
@@ -187,6 +182,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     connect(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
+    """A place to track runs in, for tests that are about something else."""
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('tracking') / 'mlflow.db')}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
