@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from trimtab.run.registering import register
 from trimtab.run.track_words import connect
@@ -33,3 +37,14 @@ class Store:
         tags = {"trimtab.stage_id": folder.name, "trimtab.objective": "arm"}
         event = {"stage_id": folder.name, "name": name, "alias": alias, "tags": tags, "time": time or self.time}
         return register(self.client, event, made=folder, run=self.run, tags={"trimtab.run_id": "run-1"})
+
+
+@contextmanager
+def two_arms(storage: Path, empty: Path) -> Iterator[Store]:
+    """The one registry there is: `arm` in two versions, the first of which is `champion`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        store = Store(storage, empty)
+        store.register(made(storage, "align-1"), "arm", alias="champion")
+        store.register(made(storage, "align-2", weights="x", layers=2), "arm")
+        yield store

@@ -11,7 +11,7 @@ from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from tests.registering import Store, made
+from tests.registering import Store, two_arms
 
 from trimtab.errors import JobError, ModelError
 from trimtab.load import load_job
@@ -31,12 +31,7 @@ guides: {{}}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Store]:
-    """`arm` in two versions, the first of which is `champion`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        store = Store(tmp_path_factory.mktemp("registry"), empty_store)
-        store.register(made(store.storage, "align-1"), "arm", alias="champion")
-        store.register(made(store.storage, "align-2", weights="x", layers=2), "arm")
+    with two_arms(tmp_path_factory.mktemp("registry"), empty_store) as store:
         yield store
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.registering import Store, made
+from tests.registering import Store, made, two_arms
 
 from trimtab.errors import JobError
 from trimtab.run.deployments import record as record_here
@@ -21,12 +21,7 @@ from trimtab.serving.registered import Origin, bound, revision
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Store]:
-    """`arm` in two versions, the first of which is `champion`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        store = Store(tmp_path_factory.mktemp("served"), empty_store)
-        store.register(made(store.storage, "align-1"), "arm", alias="champion")
-        store.register(made(store.storage, "align-2", weights="x"), "arm")
+    with two_arms(tmp_path_factory.mktemp("served"), empty_store) as store:
         yield store
 
 
