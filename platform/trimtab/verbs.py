@@ -226,14 +226,14 @@ def data(
 
     Raises JobError for wrong fields, DataError when the data set cannot be read at all, ModelError for the model.
     """
-    from trimtab.data.doctor import examine_with_rejected, write_quarantine
+    from trimtab.data.doctor import examine, write_quarantine
     from trimtab.data.prompt_doctor import examine_prompts
     from trimtab.models.network import load_tokenizer
     from trimtab.run.registry import located
 
     spec = load_data(source, overrides)
     if isinstance(spec, TaskSpec):
-        found, rejected = examine_with_rejected(spec)
+        found, rejected = examine(spec)
     else:
         tokenizer = load_tokenizer(located(model, Compute().storage)) if model else None
         found, rejected = examine_prompts(spec, tokenizer, model=model)

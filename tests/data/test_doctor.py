@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.data.doctor import examine, examine_with_rejected, normalised, render, write_quarantine
+from trimtab.data.doctor import examine, normalised, render, write_quarantine
 from trimtab.errors import DataError
 from trimtab.parts import TaskSpec
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> TaskSpec:
 
 
 def test_the_report_counts_what_is_there(tmp_path: Path) -> None:
-    report = examine(folder(tmp_path))
+    report, _ = examine(folder(tmp_path))
     assert (report.format, report.classes, report.n_records, report.n_rows) == ("classification", ("no", "yes"), 9, 6)
     assert report.labels == {"train": {0: 3, 1: 1}, "test": {0: 1, 1: 1}}
     assert [row.text for row in report.sample] == ["one two", "one two", "One, two!"]
@@ -36,7 +36,7 @@ def test_the_report_counts_what_is_there(tmp_path: Path) -> None:
 
 
 def test_lengths(tmp_path: Path) -> None:
-    report = examine(folder(tmp_path))
+    report, _ = examine(folder(tmp_path))
     assert report.characters is not None
     assert report.words is not None
     assert (report.characters.shortest, report.characters.median, report.characters.longest) == (7, 7.5, 40)
@@ -46,12 +46,12 @@ def test_lengths(tmp_path: Path) -> None:
 
 
 def test_too_many_bad_rows_are_reported_not_raised(tmp_path: Path) -> None:
-    report = examine(folder(tmp_path))
+    report, _ = examine(folder(tmp_path))
     assert not report.usable
     assert report.n_rejected == 3
-    assert examine(folder(tmp_path).model_copy(update={"max_bad_fraction": 0.34})).usable
+    assert examine(folder(tmp_path).model_copy(update={"max_bad_fraction": 0.34}))[0].usable
     (tmp_path / "all.jsonl").write_text("bad\nworse\n")
-    nothing = examine(TaskSpec(source=str(tmp_path / "all.jsonl"), max_bad_fraction=1))
+    nothing, _ = examine(TaskSpec(source=str(tmp_path / "all.jsonl"), max_bad_fraction=1))
     assert (nothing.n_rows, nothing.usable, nothing.characters) == (0, False, None)
     assert "NOT USABLE" in render(nothing)
     with pytest.raises(DataError, match="no such file"):
@@ -62,7 +62,7 @@ def test_the_text_names_the_findings_and_holds_no_control_characters(tmp_path: P
     with (tmp_path / "train.jsonl").open("w") as file:
         file.write(json.dumps({"text": "\x1b[31mred\x07 " + "long " * 99, "label": 0}) + "\n")
         file.write(json.dumps({"text": "b", "label": 1}) + "\nbad\n")
-    text = render(examine(TaskSpec(source=str(tmp_path))))
+    text = render(examine(TaskSpec(source=str(tmp_path)))[0])
     for part in (
         "text from 'text'",
         "0: 1 (50.0%)",
@@ -75,7 +75,7 @@ def test_the_text_names_the_findings_and_holds_no_control_characters(tmp_path: P
 
 
 def test_quarantine_holds_every_rejected_row(tmp_path: Path) -> None:
-    report, rejected = examine_with_rejected(folder(tmp_path))
+    report, rejected = examine(folder(tmp_path))
     path = tmp_path / "quarantine.jsonl"
     write_quarantine(rejected, path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -70,13 +70,11 @@ class DataReport:
         return self.n_rows > 0 and self.n_rejected <= self.max_bad_fraction * self.n_records
 
 
-def examine(task: TaskSpec) -> DataReport:
-    """Read a data set and describe it, however many rows are bad. Raises DataError when it cannot be read at all."""
-    return examine_with_rejected(task)[0]
+def examine(task: TaskSpec) -> tuple[DataReport, list[Rejected]]:
+    """What a data set holds, however many rows are bad, and the rejected rows themselves for `write_quarantine`.
 
-
-def examine_with_rejected(task: TaskSpec) -> tuple[DataReport, list[Rejected]]:
-    """The report, and the rejected rows themselves for `write_quarantine`."""
+    Raises DataError when it cannot be read at all.
+    """
     found = scan_task(task)
     rows = found.rows
     labels: dict[str, Counter[int]] = defaultdict(Counter)
