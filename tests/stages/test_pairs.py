@@ -13,7 +13,7 @@ from tests.conftest import write_rows
 
 from trimtab.alignment import ImplicitSpec, PairSpec, RankSpec
 from trimtab.compute import Compute
-from trimtab.data.tables import read_jsonl, read_pairs
+from trimtab.data.tables import read_jsonl
 from trimtab.errors import DataError
 from trimtab.parts import EvalSpec
 from trimtab.stages.pairs import audit_pairs, implicit, pair, rank, read_scores, write_scores
@@ -64,19 +64,21 @@ def ranked(tmp_path: Path, pairs: Path, scores: dict[str, list[float]], name: st
 
 
 def test_pairs_say_where_their_order_comes_from(tmp_path: Path, truth: Path, pairs: Path) -> None:
-    table = read_pairs(pairs / "rows.jsonl")
-    assert {row.label_source for row in table} == {"truth"}
-    assert all(row.p == pytest.approx(1 / (1 + math.exp(-row.margin))) for row in table)
+    table = read_jsonl(pairs / "rows.jsonl")
+    places = ("chosen", "rejected", "chosen_index", "rejected_index")
+    assert {tuple(row) for row in table} == {("id", "prompt_id", "prompt", *places, "p", "margin", "label_source")}
+    assert {row["label_source"] for row in table} == {"truth"}
+    assert all(row["p"] == pytest.approx(1 / (1 + math.exp(-row["margin"]))) for row in table)
     weak = scored(tmp_path / "truth" / "artifacts" / "score-0123", drawn(0))
     few = asked(tmp_path / "few", 10)
     found = pair(PairSpec(min_margin=1.5), out(tmp_path / "weak"), compute=COMPUTE, rows=few, scores=weak)
-    table = read_pairs(tmp_path / "weak" / "rows.jsonl")
-    assert {row.label_source for row in table} == {"score-0123"}
+    table = read_jsonl(tmp_path / "weak" / "rows.jsonl")
+    assert {row["label_source"] for row in table} == {"score-0123"}
     assert found == {
         "rows": len(table),
         "prompts": 10,
         "left_out": 10 - len(table),
-        "weak_confidence": pytest.approx(sum(row.p for row in table) / len(table)),
+        "weak_confidence": pytest.approx(sum(row["p"] for row in table) / len(table)),
     }
     assert json.loads((tmp_path / "weak" / "left_out.json").read_text()) == {"margin too small": 10 - len(table)}
     assert 0 < len(table) < 10
@@ -92,8 +94,8 @@ def test_scores_that_are_not_there_are_missed_in_words(tmp_path: Path) -> None:
 def test_who_scores_as_the_truth_does_ranks_all_pairs_right(tmp_path: Path, pairs: Path) -> None:
     found, predictions = ranked(tmp_path, pairs, drawn(0))
     assert (found["accuracy"], found["auroc"]) == (1, 1)
-    for row, one in zip(read_pairs(pairs / "rows.jsonl"), predictions, strict=True):
-        assert one["probs"][one["label"]] == pytest.approx(row.p, abs=1e-6)
+    for row, one in zip(read_jsonl(pairs / "rows.jsonl"), predictions, strict=True):
+        assert one["probs"][one["label"]] == pytest.approx(row["p"], abs=1e-6)
     turned, _ = ranked(tmp_path, pairs, {i: [-s for s in scores] for i, scores in drawn(0).items()}, "turned")
     assert (turned["accuracy"], turned["auroc"]) == (0, 0)
 
@@ -112,7 +114,7 @@ def test_the_order_shown_hangs_on_the_pair_alone(tmp_path: Path, pairs: Path) ->
     _, other = ranked(tmp_path, pairs, drawn(2), "other")
     assert [row["label"] for row in one] == [row["label"] for row in other]
     assert [row["probs"] for row in one] != [row["probs"] for row in other]
-    first = {row.id: row.chosen_index < row.rejected_index for row in read_pairs(pairs / "rows.jsonl")}
+    first = {row["id"]: row["chosen_index"] < row["rejected_index"] for row in read_jsonl(pairs / "rows.jsonl")}
     assert 0.4 < sum(row["label"] == first[row["id"]] for row in one) / N < 0.6
 
 
@@ -125,9 +127,9 @@ def test_differences_beyond_all_measure_are_no_overflow(tmp_path: Path, pairs: P
 def test_an_audit_counts_pairs_that_stand_the_wrong_way_round(tmp_path: Path, pairs: Path) -> None:
     """Of every four prompts, the truth turns one round and ties on another."""
     true = {}
-    for i, row in enumerate(read_pairs(pairs / "rows.jsonl")):
+    for i, row in enumerate(read_jsonl(pairs / "rows.jsonl")):
         order = {0: (-1, 1), 1: (2, 2)}.get(i % 4, (1, -1))
-        true[row.prompt_id] = [float(order[k == row.rejected_index]) for k in range(3)]
+        true[row["prompt_id"]] = [float(order[k == row["rejected_index"]]) for k in range(3)]
     found = audit_pairs(
         EvalSpec(), out(tmp_path / "audit"), compute=COMPUTE, labels=pairs, truth=scored(tmp_path / "true", true)
     )
@@ -135,8 +137,8 @@ def test_an_audit_counts_pairs_that_stand_the_wrong_way_round(tmp_path: Path, pa
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert found["noise"] == pytest.approx(1 / 3)
     assert "auroc" not in found
-    p = [row.p for i, row in enumerate(read_pairs(pairs / "rows.jsonl")) if i % 4 != 1]
-    wrong = [row.p for i, row in enumerate(read_pairs(pairs / "rows.jsonl")) if i % 4 == 0]
+    p = [row["p"] for i, row in enumerate(read_jsonl(pairs / "rows.jsonl")) if i % 4 != 1]
+    wrong = [row["p"] for i, row in enumerate(read_jsonl(pairs / "rows.jsonl")) if i % 4 == 0]
     squares = sum((1 - x) ** 2 for x in p) - sum((1 - x) ** 2 for x in wrong) + sum(x**2 for x in wrong)
     assert found["brier"] == pytest.approx(squares / len(p))
 

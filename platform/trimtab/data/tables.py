@@ -59,22 +59,6 @@ class Candidates:
     part: Part = "train"
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two completions of a prompt. `p`: how likely the chosen one is the better; `margin`: difference of the scores."""
-
-    id: str
-    prompt_id: str
-    prompt: Prompt
-    chosen: Completion
-    rejected: Completion
-    chosen_index: int
-    rejected_index: int
-    p: float
-    margin: float
-    label_source: str
-
-
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """One object a line, from dataclasses or mappings; UTF-8, keys in their own order."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -116,12 +100,4 @@ def read_candidates(path: Path) -> list[Candidates]:
     return [
         replace(row, candidates=[Completion(**completion) for completion in row.candidates])
         for row in read_table(path, Candidates)
-    ]
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """Pairs. Raises DataError for a line with other fields."""
-    return [
-        replace(row, chosen=Completion(**row.chosen), rejected=Completion(**row.rejected))
-        for row in read_table(path, Pair)
     ]
