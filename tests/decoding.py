@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from trimtab.methods.guides._base import Blend, Fused, Linear
 from trimtab.models.asked import Asked, Told
 from trimtab.models.decode import Decoder
 from trimtab.models.stepper import Read
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class ScriptedStepper:
@@ -121,3 +126,16 @@ def mixed() -> list[Asked]:
         )
         for i, guide in enumerate(guides)
     ]
+
+
+def letters(words: Sequence[str]) -> PreTrainedTokenizerBase:
+    """A tokenizer of letters, and of a few letters of these words at once; it ends with token 0."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<end>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([" ".join(words)] * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")

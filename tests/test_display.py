@@ -152,3 +152,17 @@ def test_the_tree_fits_the_terminal() -> None:
 
 def test_times_in_words() -> None:
     assert [seconds(None), seconds(9.96), seconds(125)] == ["", "10.0 s", "2 min 05 s"]
+
+
+def test_a_stage_that_another_process_makes_is_waited_for_in_words() -> None:
+    wait = {"event": "stage_wait", "time": 0.0, "stage_id": "seed 0 / split"}
+    told = [plan("prepare", "seed 0 / split", have=("prepare",)), wait]
+    assert any("split another process makes it" in line for line in drawn(told))
+    assert heard(*told).finished == 1
+    found = heard(*told, end("seed 0 / split", "cached"))
+    assert (found.lines["seed 0 / split"].state, found.finished) == ("have", 2)
+    stream = io.StringIO()
+    lines = Lines(stream)
+    for event in told:
+        lines(event)
+    assert stream.getvalue().splitlines()[-1].endswith("wait   seed 0 / split  another process makes it")

@@ -19,6 +19,7 @@ from trimtab.policy_metrics import (
     kl_estimates,
     paired_means,
     preferred,
+    reweighted,
     win_rate,
 )
 
@@ -234,3 +235,35 @@ def test_values_that_do_not_pair_are_refused() -> None:
         paired_means(given)
     with pytest.raises(DataError, match="'teacher'"):
         paired_means(rewards(), base="teacher")
+
+
+def test_weights_of_completions_are_those_made_by_hand() -> None:
+    found = reweighted(np.log([1.0, 3.0, 4.0]), [0.8, -0.4, 0.1])
+    assert found.mean == pytest.approx((0.8 - 1.2 + 0.4) / 8)
+    assert found.kl == pytest.approx(sum(w / 8 * math.log(3 * w / 8) for w in (1, 3, 4)))
+    assert found.effective == pytest.approx(64 / 26)
+    assert reweighted([0.0, 1.0]).mean is None
+
+
+def test_equal_weights_change_nothing_and_one_weight_decides_alone() -> None:
+    plain = reweighted([0.0] * 5, [1, 2, 3, 4, 10])
+    assert astuple(plain) == pytest.approx((4, 0, 5))
+    assert astuple(reweighted([-700.0] * 5, [1, 2, 3, 4, 10])) == pytest.approx((4, 0, 5)), "no weight underflows"
+    alone = reweighted([900.0, 0.0, 1.0], [7, 1, 2])
+    assert astuple(alone) == pytest.approx((7, math.log(3), 1))
+
+
+def test_many_weighted_draws_give_the_other_distribution_s_mean_and_distance() -> None:
+    p, q, value = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5]), np.array([-1.0, 0.5, 2.0])
+    drawn = np.random.default_rng(0).choice(3, 40_000, p=p)
+    found = reweighted(np.log(q / p)[drawn], value[drawn])
+    assert found.mean == pytest.approx(q @ value, abs=0.03)
+    assert found.kl == pytest.approx(q @ np.log(q / p), abs=0.03)
+    assert found.effective / 40_000 == pytest.approx(1 / (q @ (q / p)), abs=0.01)
+
+
+def test_weights_and_values_have_to_match() -> None:
+    with pytest.raises(DataError, match="they must be equal and not empty"):
+        reweighted([0.0, 1.0], [1.0])
+    with pytest.raises(DataError, match="there are no completions"):
+        reweighted([])

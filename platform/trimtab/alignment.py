@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from trimtab.errors import StageError
 from trimtab.methods.guides._base import Blend
+from trimtab.methods.guides.nudging import Nudging
 from trimtab.methods.preferences.dpo import Dpo
 from trimtab.methods.rewards.bradley_terry import BradleyTerry
 from trimtab.methods.searches._base import Search
@@ -62,7 +63,7 @@ class GenerateSpec(Spec):
 
 
 class GuidedSpec(GenerateSpec):
-    """Completions by a base that helpers guide, token by token or by a search among its completions."""
+    """Completions by a base that helpers guide, token by token, by words of theirs, or by a search among its own."""
 
     guide: AnySteer
     helpers: dict[str, ModelSpec] = Field(description="name -> model, in the order that the guide takes them")
@@ -75,7 +76,7 @@ class GuidedSpec(GenerateSpec):
 
 def check_guide(guide: Any, helpers: int) -> None:
     """Raises ValueError where the guide takes other helpers, or needs more than the log-probs of one vocabulary."""
-    if not isinstance(guide, Blend | Search):
+    if not isinstance(guide, Blend | Nudging | Search):
         raise ValueError(f"guide: {guide.kind} does not make one distribution of its models' at every token")
     try:
         guide.check(1 + helpers)

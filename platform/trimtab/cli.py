@@ -1,13 +1,11 @@
-"""trimtab check | plan | run | serve | report | data | doctor."""
+"""trimtab check | plan | run | tune | serve | report | dashboard | data | doctor."""
 
 from __future__ import annotations
 
-import errno
 import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.errors import JobError, TrimtabError
+from trimtab.endings import tell, told
 
 if TYPE_CHECKING:
     from trimtab.verbs import RunResult
@@ -27,8 +25,6 @@ HELP = """Weak-to-strong alignment on Ray: small models supervise, large ones le
 Exit codes: 0 done; 1 a stage failed; 2 the job, data, model or machine does not allow it; 130 stopped (Ctrl-C,\
  SIGTERM, of a run also SIGHUP). Finished stages are kept whatever happens, and the same command goes on from there.
 """
-STOPPED = "stopped; finished stages are kept, and the same command goes on from there"
-REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 WIDE = 160
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
@@ -38,53 +34,16 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; the last lin
 Storage = Annotated[Path | None, typer.Option(help="storage root; default: TRIMTAB_STORAGE or .trimtab")]
 
 
-@contextmanager
-def told(*, as_json: bool = False) -> Iterator[None]:
-    """Errors that trimtab raises on purpose, and a stop, become one clear message and their exit code."""
-    try:
-        yield
-    except (TrimtabError, KeyboardInterrupt) as error:
-        _tell(error, as_json=as_json)
-        raise typer.Exit(error.exit_code if isinstance(error, TrimtabError) else 130) from None
-    except OSError as error:
-        if as_json:
-            print(json.dumps(_as_event(error)), flush=True)
-        if error.errno not in REFUSED:
-            raise
-        of = f": {error.filename}" if error.filename else ""
-        Console(stderr=True, highlight=False).print(Text(f"{error.strerror}{of}", "red"), soft_wrap=True)
-        raise typer.Exit(2) from None
-    except Exception as error:
-        if as_json:
-            print(json.dumps(_as_event(error)), flush=True)
-        raise
-
-
-def _tell(error: BaseException, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(_as_event(error)), flush=True)
-    Console(stderr=True, highlight=False).print(_in_words(error), soft_wrap=True)
-
-
-def _as_event(error: BaseException) -> dict[str, object]:
-    said = {"event": "error", "type": type(error).__name__, "message": str(error) or STOPPED}
-    return said | ({"problems": error.problems} if isinstance(error, JobError) else {})
-
-
-def _in_words(error: BaseException) -> Text:
-    if isinstance(error, JobError):
-        count = len(error.problems)
-        head = Text(f"{count} mistake{'s' * (count != 1)}:", "bold red")
-        return head.append("".join(f"\n  {problem}" for problem in error.problems), "not bold default")
-    return Text(f"{type(error).__name__}: {error}", "red") if isinstance(error, TrimtabError) else Text(STOPPED)
-
-
 @app.command()
 def check(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Find every mistake of a job file, without running anything."""
+    """Find every mistake of a job file or a search file, without running anything."""
     with told(as_json=as_json):
         from trimtab import verbs
 
+        if verbs.is_search(job):
+            search = verbs.search(job, overrides or [])
+            said = json.dumps({"event": "done", "name": search.name, "kind": "search", "id": search.id})
+            return print(said) if as_json else _say(f"{job}: fine (search {search.id} of {search.spec.job})")
         found = verbs.check(job, overrides or [])
         if as_json:
             print(json.dumps({"event": "done", "name": found.name, "kind": found.pipeline.kind}))
@@ -132,6 +91,33 @@ def run(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> Non
             _show(result, str(job))
 
 
+@app.command()
+def tune(
+    file: Annotated[Path, typer.Argument(help="search file, such as tune/logconf.yaml; a job file with --method")],
+    overrides: Overrides = None,
+    method: Annotated[str | None, typer.Option(help="search the ranges this method declares, in a job file")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="a trial run: what the file says of one")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search a job's hyperparameters, then compare the best with the default on test. The same command goes on."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.default_int_handler)
+    with told(as_json=as_json):
+        from trimtab import verbs
+        from trimtab.search_display import as_event, display_of, ending
+
+        found = verbs.search(file, overrides or [], method=method, smoke=smoke)
+        with display_of(found, as_json=as_json) as listener:
+            result = verbs.tune(found, listeners=[listener])
+        if as_json:
+            print(json.dumps(as_event(result), default=str))
+        else:
+            _table(result.table)
+            _say("\n".join([*ending(result, str(file)), *result.warnings]))
+        if result.gave_up:
+            raise typer.Exit(1)
+
+
 def _show(result: RunResult, job: str) -> None:
     from trimtab.run.track import default_uri
     from trimtab.run.track_words import without_password
@@ -175,7 +161,7 @@ def serve(
         from trimtab import verbs
 
         with verbs.serve(file, overrides or []) as found, suppress(KeyboardInterrupt):
-            ready, refused = lambda: _say(found.greeting(as_json=as_json)), partial(_tell, as_json=as_json)
+            ready, refused = lambda: _say(found.greeting(as_json=as_json)), partial(tell, as_json=as_json)
             found.until_stopped(ready, refused)
 
 
@@ -208,6 +194,21 @@ def report(
             return
         _table(found.table)
         _say(f"run:     {found.run_id} ({found.status})\nreport:  {found.report or 'none'}")
+
+
+@app.command()
+def dashboard(storage: Storage = None) -> None:
+    """Open what there is to look at: optuna-dashboard, MLflow, Ray's dashboard, pages of searches; until stopped."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.default_int_handler)
+    with told():
+        from trimtab.compute import default_storage
+        from trimtab.search.dashboards import dashboards
+
+        with suppress(KeyboardInterrupt), dashboards(storage or default_storage()) as shown:
+            for name, what in shown.lines:
+                _say(f"{name:<8} {what}")
+            shown.wait()
 
 
 @app.command()

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -23,12 +23,14 @@ Event = dict[str, Any]
 MARKS = {
     "waiting": "[dim]·[/]",
     "running": "[cyan]▸[/]",
+    "elsewhere": "[cyan]·[/]",
     "done": "[green]✓[/]",
     "have": "[dim]✓[/]",
     "failed": "[red]✗[/]",
     "interrupted": "[yellow]✗[/]",
 }
 BAR = 16
+ELSEWHERE = "another process makes it"
 
 
 @dataclass
@@ -84,7 +86,11 @@ class Board:
             line.done, line.total, line.tokens_per_s = event["done"], event["total"], event["tokens_per_s"]
         elif kind == "metrics":
             line.loss = event["values"].get("loss", line.loss)
-        elif kind == "stage_end" and event["status"] != "cached":
+        elif kind == "stage_wait":
+            line.state = "elsewhere"
+        elif kind == "stage_end" and event["status"] == "cached":
+            line.state = "have"
+        elif kind == "stage_end":
             line.state, line.seconds = event["status"], event["seconds"]
         return line
 
@@ -169,6 +175,8 @@ class Tree:
         name = Text("  " * indent + line.label.rpartition(" / ")[2])
         name.truncate(self.console.width // 2, overflow="ellipsis")
         mark = Text.from_markup(MARKS.get(line.state, ""))
+        if line.state == "elsewhere":
+            return [mark, name, Text(ELSEWHERE, "dim")]
         if line.state != "running":
             return [mark, name, Text(seconds(line.seconds) if line.seconds else "", "dim")]
         bar = ProgressBar(line.total, line.done, width=BAR) if line.total else Text("...", "dim")
@@ -192,6 +200,8 @@ class Lines:
         elif line and event["event"] == "stage_end" and event["status"] != "cached":
             count = f"({self.board.finished}/{len(self.board.lines)})"
             self._say(f"{event['status']:<6} {line.label}  {seconds(line.seconds)}  {count}")
+        elif line and event["event"] == "stage_wait":
+            self._say(f"wait   {line.label}  {ELSEWHERE}")
         elif line and event["event"] == "progress" and time.time() - self.last > self.EVERY_S:
             self._say(f"...    {line.label}  {line.said(time.time())}")
 
@@ -211,8 +221,10 @@ class JsonLines:
 
 
 @contextmanager
-def display(*, as_json: bool) -> Iterator[Listener]:
-    """The display that fits where stdout goes.
+def display(
+    *, as_json: bool, screen: Callable[[Console], Any] = Tree, lines: Callable[[TextIO], Listener] = Lines
+) -> Iterator[Listener]:
+    """The display that fits where stdout goes: a `screen` of a terminal, which has a `live` of rich, or `lines`.
 
     It writes to a copy of stdout; what stages print meanwhile goes to stderr, so that it cannot get between the lines.
     """
@@ -224,11 +236,11 @@ def display(*, as_json: bool) -> Iterator[Listener]:
         if as_json:
             yield JsonLines(stream)
         elif stream.isatty():
-            tree = Tree(Console(file=stream))
+            tree = screen(Console(file=stream))
             with tree.live:
                 yield tree
         else:
-            yield Lines(stream)
+            yield lines(stream)
     finally:
         sys.stdout.flush()
         os.dup2(kept, 1)

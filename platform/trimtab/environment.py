@@ -10,8 +10,11 @@ from pathlib import Path
 def settle(threads: int = 1) -> None:
     """Few threads that sleep while they wait (spinning ones cost a shared machine most of its speed), no telemetry,
 
-    and one place for DeepSpeed's compiled ops.
+    one place for DeepSpeed's compiled ops, and the ninja that built them: another builds them again, for a minute.
     """
+    tools, path = str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")
+    if path.split(os.pathsep)[0] != tools:
+        os.environ["PATH"] = os.pathsep.join(filter(None, [tools, path]))
     home = Path(sys.prefix) if sys.prefix != sys.base_prefix else Path.home() / ".cache"
     defaults = {
         "OMP_NUM_THREADS": str(threads),

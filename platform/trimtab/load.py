@@ -48,8 +48,16 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     path = Path(path)
     raw, source = read_yaml(path, "job file", "kind")
     problems = [problem for text in overrides for problem in override(raw, text, source)]
+    job, found = job_from(raw, path.stem, blocked=bool(problems))
+    if problems or found:
+        raise JobError(problems + source.told(found))
+    return job
+
+
+def job_from(raw: dict[str, Any], name: str, *, blocked: bool = False) -> tuple[Job | None, list[Mistake]]:
+    """The job that a mapping says, which is used up, and what is wrong with it; None where anything is."""
     place, found = validated(Compute, raw.pop("compute", None) or {}, ("compute",))
-    name = raw.pop("name", path.stem)
+    name = raw.pop("name", name)
     if not isinstance(name, str):
         found.append((("name",), f"should be text (given: {name!r})"))
     kind, register, versions = raw.get("kind"), raw.pop("register", None) or {}, {}
@@ -60,14 +68,14 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     else:
         said = f"unknown kind {kind!r}{nearest(kind, PIPELINES)}" if "kind" in raw else "is missing"
         found.append((("kind",), f"{said}; allowed: {', '.join(sorted(PIPELINES))}"))
-    if register and not problems and not found:
+    if register and not blocked and not found:
         runner = PlanRunner(place)
         pipeline(runner)
         found += wanted(register, runner.nodes.values())[1]
-    if problems or found:
-        raise JobError(problems + source.told(found))
+    if blocked or found:
+        return None, found
     place = place.model_copy(update={"storage": place.storage.expanduser().resolve()})
-    return Job(re.sub(r"[^\w.-]+", "-", name), pipeline, place, register, versions)
+    return Job(re.sub(r"[^\w.-]+", "-", name), pipeline, place, register, versions), []
 
 
 def looked_up(cls: type[Spec], raw: dict[str, Any], storage: Path) -> tuple[dict[str, str], list[Mistake]]:

@@ -45,6 +45,20 @@ class SplitSpec(Spec):
     seed: int = 0
 
 
+class ValidationSpec(Spec):
+    """Rows set aside before any split, whatever the seed: what is chosen by them was never seen by transfer or test."""
+
+    rows: int = Field(ge=2)
+    truth: int = Field(0, ge=0, description="of them, rows whose truth may steer a choice; the others' is not kept")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _possible(self) -> ValidationSpec:
+        if self.truth > self.rows:
+            raise ValueError(f"truth is {self.truth}, but only {self.rows} rows are set aside: raise rows")
+        return self
+
+
 class ModelSpec(Spec):
     """A network: hub id, folder, builtin:NAME, artifact:STAGE-KEY, models:/NAME@ALIAS or models:/NAME/VERSION; cut to
     `layers` if asked."""

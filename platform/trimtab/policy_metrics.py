@@ -48,6 +48,15 @@ class Kl:
 
 
 @dataclass(frozen=True)
+class Reweighted:
+    """What completions of one distribution say of another: a mean under it, KL to the first, how many they count as."""
+
+    mean: float | None
+    kl: float
+    effective: float
+
+
+@dataclass(frozen=True)
 class Means:
     """Mean of every model, its difference to one of them, and pgr of every student."""
 
@@ -133,6 +142,25 @@ def kl_estimates(
     estimate_N2 = np.stack([estimate_S2[place_S == n].mean(0) for n in place.values()])
     (k1, k3), (k1_error, k3_error) = estimate_N2.mean(0).tolist(), _standard_error(estimate_N2).tolist()
     return Kl(k1, k1_error, k3, k3_error, sequences=len(policy))
+
+
+def reweighted(log_ratio_K: ArrayLike, value_K: ArrayLike | None = None) -> Reweighted:
+    """Self-normalised importance weights w = exp(log p_other - log p) of completions drawn from p.
+
+    The mean of the values is sum w v / sum w, KL(p_other || p) the sum of u log K u with u = w / sum w, which is never
+    negative and at most log K, and the weights are worth (sum w)^2 / sum w^2 completions (Owen 2013, equations 9.6 and
+    9.13). Raises DataError for no completions, or other numbers of values.
+    """
+    ratio_K = np.asarray(log_ratio_K, dtype=np.float64)
+    if not len(ratio_K):
+        raise DataError("reweighted: there are no completions")
+    weight_K = np.exp(ratio_K - ratio_K.max())
+    weight_K /= weight_K.sum()
+    mean = None
+    if value_K is not None:
+        mean = float(_pair("weights", weight_K, "values", value_K)[1] @ weight_K)
+    log_K = ratio_K - ratio_K.max() - np.log(np.exp(ratio_K - ratio_K.max()).sum())
+    return Reweighted(mean, float(weight_K @ (log_K + np.log(len(log_K)))), float(1 / (weight_K**2).sum()))
 
 
 def paired_means(

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,8 +18,12 @@ class Spec(BaseModel):
 
 
 class Method(Spec):
-    """One choice of a family: its fields are the hyperparameters, `__call__` is the mathematics."""
+    """One choice of a family: its fields are the hyperparameters, `__call__` is the mathematics.
 
+    `ranges` says where its fields are sensibly searched, by their dotted names within it.
+    """
+
+    ranges: ClassVar[dict[str, Spec]] = {}
     kind: str
 
 

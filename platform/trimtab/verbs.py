@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -14,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from trimtab.compute import Compute, default_storage
 from trimtab.environment import settle
-from trimtab.errors import DataError
-from trimtab.load import Job, load_data, load_job
+from trimtab.load import Job, load_data, load_job, read_yaml
 from trimtab.parts import TaskSpec
 from trimtab.run.artifact import Artifact, PlanRunner
 from trimtab.run.estimate import Need, free_here, need, preflight, text_of, total
-from trimtab.run.log import EventLog, Listener, first_event, owner, read_log, run_folders, settle_runs
+from trimtab.run.found import Found, Table, find, table_of
+from trimtab.run.local import LocalRunner, was_there
+from trimtab.run.log import EventLog, Listener, owner, settle_runs
 from trimtab.run.registering import telling, wanted
 
 if TYPE_CHECKING:
     from trimtab.data.doctor import DataReport
     from trimtab.data.prompt_doctor import PromptReport
     from trimtab.run.track import Synced
+    from trimtab.search.job import Search
+    from trimtab.search.verb import TuneResult
     from trimtab.serving.start import Served
-
-Table = list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ def _laid_out(job: Job) -> tuple[PlanRunner, Artifact]:
 
 
 def _needed(runner: PlanRunner) -> Need:
-    return total(list(runner.nodes.values()), runner.pending, runner.compute, cpus=os.cpu_count() or 1)
+    return total(runner.needed, runner.pending, runner.compute, cpus=os.cpu_count() or 1)
 
 
 def plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """The stage graph of a job, what of it is there, and what the rest needs. Raises JobError."""
     job = check(path, overrides)
     runner, _ = _laid_out(job)
-    nodes = list(runner.nodes.values())
+    nodes = runner.needed
     text, missing = text_of(nodes), {node.artifact.id for node in runner.pending}
     stages = [
         PlannedStage(n.artifact.id, n.label, n.artifact.stage, n.artifact.id not in missing, need(n, text))
@@ -114,7 +114,7 @@ def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[
         run_id = f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         told = _tracked(job, last, run_id, listeners)
     storage, page, seconds = job.compute.storage, last.folder / "report.html", time.monotonic() - started
-    found = {"report": page, "metrics": last.metrics(), "table": _table(last.folder)}
+    found = {"report": page, "metrics": last.metrics(), "table": table_of(last.folder)}
     return RunResult(run_id, storage, **found, ran=len(pending), seconds=seconds, **told)
 
 
@@ -150,39 +150,46 @@ def _execute(job: Job, run_id: str, log: Listener) -> None:
     job.pipeline(runner)
     log = runner.sink = telling(log, wanted(job.register, runner.nodes.values())[0], job.name, job.pipeline.kind)
     missing = {node.artifact.id for node in runner.pending}
-    stages = [(n.artifact, n.label) for n in runner.nodes.values()]
+    stages = [(n.artifact, n.label) for n in runner.needed]
     told = [{"stage_id": a.id, "label": label, "stage": a.stage, "have": a.id not in missing} for a, label in stages]
     log({"event": "plan", "stages": told})
-    for node in runner.nodes.values():
+    for node in runner.needed:
         if node.artifact.ready:
-            was = {"seconds": node.artifact.record()["seconds"], "metrics": node.artifact.metrics()}
-            log({"event": "stage_end", "status": "cached", "path": str(node.artifact.folder)} | was | node.describe())
+            log(was_there(node))
     runner.wait()
 
 
 def _runner(job: Job, log: Listener) -> Any:
     if job.compute.backend == "inline":
-        from trimtab.run.local import LocalRunner
-
         return LocalRunner(job.compute, sink=log)
     from trimtab.run.on_ray import RayRunner
 
     return RayRunner(job.compute, sink=log)
 
 
-def _table(folder: Path) -> Table:
-    return json.loads(path.read_text()) if (path := folder / "table.json").exists() else []
+def is_search(path: str | Path) -> bool:
+    """Whether a file is a search file. Raises JobError where there is none."""
+    raw, _ = read_yaml(Path(path), "job or search file", "kind or space")
+    return "space" in raw and "kind" not in raw
 
 
-@dataclass(frozen=True)
-class Found:
-    """A run and, when it is done, its report. `status`: done, failed, interrupted, or running."""
+def search(
+    path: str | Path, overrides: Sequence[str] = (), *, method: str | None = None, smoke: bool = False
+) -> Search:
+    """Read a search file, or with `method` search a job over that method's own ranges. Raises JobError."""
+    from trimtab.search.verb import search as read
 
-    run_id: str
-    status: str
-    report: Path | None
-    metrics: dict[str, float]
-    table: Table
+    return read(path, overrides, method=method, smoke=smoke)
+
+
+def tune(found: Search, *, listeners: Sequence[Listener] = ()) -> TuneResult:
+    """Run the trials that a search lacks, then its winner and the default on test.
+
+    Raises ResourceError, StageError, and KeyboardInterrupt when it is stopped; the same goes on from there.
+    """
+    from trimtab.search.verb import tune as whole
+
+    return whole(found, listeners=listeners)
 
 
 def serve(path: str | Path, overrides: Sequence[str] = ()) -> AbstractContextManager[Served]:
@@ -193,20 +200,10 @@ def serve(path: str | Path, overrides: Sequence[str] = ()) -> AbstractContextMan
 
 
 def report(run_id: str | None = None, storage: Path | None = None) -> Found:
-    """The report of a run, by default of the one started last. Raises DataError when there is none."""
+    """A run or trial, by default the run or search started last, with its report. Raises DataError for none."""
     place = storage or default_storage()
     settle_runs(place)
-    folders = {folder.name: folder for folder in run_folders(place)}
-    if not folders or (run_id and run_id not in folders):
-        there = ", ".join(list(folders)[:5]) or "none"
-        raise DataError(f"no run{f' {run_id}' if run_id else ''} under {place / 'runs'}; there: {there}")
-    folder = folders[run_id] if run_id else next(iter(folders.values()))
-    end = next((event for event in read_log(folder) if event.get("event") == "run_end"), None)
-    if end is None:
-        who = first_event(folder).get("owner", {})
-        return Found(folder.name, f"running on {who.get('host')}, process {who.get('pid')}", None, {}, [])
-    page = Path(end["report"]) if end["report"] else None
-    return Found(folder.name, end["status"], page, end["metrics"], _table(page.parent) if page else [])
+    return find(place, run_id)
 
 
 def sync(run_id: str | None = None, storage: Path | None = None, uri: str | None = None) -> list[Synced]:

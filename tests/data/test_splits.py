@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from trimtab.data.splits import Splits, manifest, split_prompts, split_rows
+from trimtab.data.manifest import manifest
+from trimtab.data.splits import Splits, split_prompts, split_rows
 from trimtab.data.tables import Candidates, Completion, Row
 from trimtab.data.tasks import read_task
 from trimtab.errors import DataError

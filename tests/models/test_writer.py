@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 
 import pytest
-from tests.decoding import tiny_llama
+from tests.decoding import letters, tiny_llama
 
 from trimtab.alignment import Sampling
 from trimtab.methods.guides._nudging import Piece, joined
@@ -38,16 +38,7 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Letters and a few letters at once."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<end>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 4, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    return letters(WORDS)
 
 
 def writer(tokenizer, seed: int) -> tuple[LocalWriter, LanguageModel, Counted]:

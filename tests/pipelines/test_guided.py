@@ -40,7 +40,7 @@ def with_guide(helpers: list[str], strengths: dict[str, Any] | None = None, **gu
         (with_guide(["arm"], kind="proxy"), "proxy takes at least 2 helpers beside the base, but there are 1"),
         (with_guide(["arm"], {"beta": [1]}, kind="genarm"), "strengths: name one field of genarm, which has alpha"),
         (with_guide(["arm"], {"alpha": [-1]}, kind="genarm"), "strengths: Input should be greater than or equal to 0"),
-        (with_guide(["arm"], kind="nudging"), "nudging does not make one distribution"),
+        (with_guide(["arm"], kind="args"), "args does not make one distribution"),
         (with_guide(["arm"] * 3, kind="best_of_n"), "best_of_n takes 1 or 2 helpers beside the base, but there are 3"),
         ({"trained": {"small": JOB["trained"]["arm"]}}, "helpers and trained both name 'small'"),
         ({"trained": {"arm": {"model": MODEL, "objective": {"kind": "kto"}}}}, "kto needs more than pairs"),

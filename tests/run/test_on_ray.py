@@ -7,7 +7,8 @@ import pytest
 from trimtab.compute import Compute
 from trimtab.errors import ResourceError, StageError
 from trimtab.run.artifact import PlanRunner
-from trimtab.run.on_ray import Order, RayRunner, fitting, urgency
+from trimtab.run.on_ray import RayRunner, fitting
+from trimtab.run.order import Order, urgency
 from trimtab.spec import Spec
 from trimtab.stages._base import Metrics, stage
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SHARE, ALIKE = 16, 8
 """Tokens of a chunk that a prompt gets at least; beginnings that read this much more are waited for."""
-FORCED = 64
-"""Given tokens whose log-probs over the vocabulary are held at once."""
+FORCED, HELD = 64, 256
+"""Given tokens of a row that are read at once; places whose log-probs over the vocabulary are held at once."""
 
 
 class Decoder:
@@ -80,7 +80,8 @@ class Decoder:
         self._read_prompts()
         ready = [row for row in self.rows.values() if row not in self.reading]
         with torch.inference_mode():
-            told = [one for row in ready if row.left_to_force for one in self._forced(row)]
+            given = self._alike([row for row in ready if row.left_to_force])
+            told = [one for rows in given for one in self._forced(rows)]
             drawing = [row for row in ready if row.ticket in self.rows and not row.left_to_force]
             for rows, helper, count in self._ahead(drawing):
                 told += burst(self, rows, helper=helper, count=count)
@@ -168,18 +169,33 @@ class Decoder:
                 for row, logits_V in zip(run, logits_BV, strict=True):
                     row.logits_MV[m] = logits_V
 
-    def _forced(self, row: Row) -> list[Told]:
-        """The next of the tokens that are given, read by every model in one go."""
-        if row.logits_MV is None:
-            self._advance([row])
-        given = list(row.left_to_force[:FORCED])
-        columns = [[None] * len(given) if logits_V is None else [logits_V] for logits_V in row.logits_MV]
+    def _alike(self, rows: list[Row]) -> list[list[Row]]:
+        """Rows whose given tokens can be read side by side: as many tokens, by the same models."""
+        groups: dict[tuple, list[Row]] = {}
+        for row in sorted(rows, key=lambda row: row.slot):
+            runs = tuple(row.runs(m) for m in range(len(self.models)))
+            groups.setdefault((min(len(row.left_to_force), FORCED), runs), []).append(row)
+        each = {key: HELD // key[0] for key in groups}
+        return [own[i : i + each[key]] for key, own in groups.items() for i in range(0, len(own), each[key])]
+
+    def _forced(self, rows: list[Row]) -> list[Told]:
+        """The next of the tokens that are given, as many of each row, read by every model in one go."""
+        self._advance([row for row in rows if row.logits_MV is None])
+        given = [list(row.left_to_force[:FORCED]) for row in rows]
+        count = len(given[0])
+        columns = [[[first] * (count if first is None else 1) for first in row.logits_MV] for row in rows]
         for m, model in enumerate(self.models):
-            if row.runs(m) and len(given) > 1:
-                columns[m] += list(model.read([(row.slot, given[:-1])], last=len(given) - 1)[0])
-                self.tokens[m] += len(given) - 1
-        places = [Place(row, logits_MV) for logits_MV in zip(*columns, strict=True)]
-        return self._taken(places, self.fusing(places), given)
+            if rows[0].runs(m) and count > 1:
+                read = [(row.slot, ids[:-1]) for row, ids in zip(rows, given, strict=True)]
+                self.tokens[m] += len(read) * (count - 1)
+                for own, logits_TV in zip(columns, model.read(read, last=count - 1), strict=True):
+                    own[m] += list(logits_TV)
+        places = [
+            Place(row, logits_MV)
+            for row, own in zip(rows, columns, strict=True)
+            for logits_MV in zip(*own, strict=True)
+        ]
+        return self._taken(places, self.fusing(places), [token for ids in given for token in ids])
 
     def _drawn(self, rows: list[Row]) -> list[Told]:
         """One token more of every row."""

@@ -5,6 +5,7 @@ B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,13 +50,21 @@ class GuidedLM:
 
     def score(self, prompts: list[list[int]], completions: list[list[int]]) -> list[TokenScores]:
         """log p of every completion token under the fused distribution, given the prompt and the tokens before it."""
+        return [
+            TokenScores([t.id for t in told], [t.logprob for t in told]) for told in self._read(prompts, completions)
+        ]
+
+    def ratio(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float]:
+        """log p - log p_base of every completion, both read in one pass."""
+        return [math.fsum(t.logprob - t.said[0] for t in told) for told in self._read(prompts, completions)]
+
+    def _read(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[Told]]:
         asked = [
             replace(self._asked(prompt, Sampling(max_new_tokens=1), 0), forced=tuple(ids), score_only=True)
             for prompt, ids in zip(prompts, completions, strict=True)
         ]
-        told = self._run([one for one in asked if one.forced])
-        scores = iter([TokenScores([t.id for t in one], [t.logprob for t in one]) for one in told])
-        return [next(scores) if one.forced else TokenScores([], []) for one in asked]
+        told = iter(self._run([one for one in asked if one.forced]))
+        return [next(told) if one.forced else [] for one in asked]
 
     def generate(self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]) -> list[Generated]:
         """One completion a prompt, drawn with random numbers of its seed; log-probs are those after fusion."""

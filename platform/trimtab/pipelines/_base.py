@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trimtab.parts import EvalSpec, LabelSpec, ReportSpec, SplitSpec, TaskSpec, TrainSpec
+from pydantic import Field
+
+from trimtab.parts import EvalSpec, LabelSpec, ReportSpec, SplitSpec, TaskSpec, TrainSpec, ValidationSpec
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.spec import Method
 from trimtab.stages.evaluate import audit, evaluate
 from trimtab.stages.features import features
 from trimtab.stages.label import label
+from trimtab.stages.reserve import reserve
 from trimtab.stages.split import split
 from trimtab.stages.train import train
+from trimtab.stages.validate import validate
 
 
 class Pipeline(Method):
@@ -27,6 +31,7 @@ class Experiment(Pipeline):
     """What the classification pipelines share: a task, repeated on fresh splits for every seed."""
 
     task: TaskSpec
+    validation: ValidationSpec | None = Field(None, description="rows kept for choosing hyperparameters")
     split: SplitSpec = SplitSpec()
     seeds: tuple[int, ...] = (0,)
     supervisor: TrainSpec
@@ -62,11 +67,27 @@ class Bench:
     rows: Artifact
     seed: int
     found: dict[str, Artifact] = field(default_factory=dict)
+    said: dict[Artifact, Artifact] = field(default_factory=dict)
+    """For weak labels of transfer rows, what the same labeller says of the validation rows."""
 
     def __post_init__(self) -> None:
         self.run = self.shared.under(f"seed {self.seed}")
-        self.data = self.run(split, seeded(self.job.split, self.seed), label="split", rows=self.rows)
+        self.data = self.drawn(self.rows)
         self.found["split"] = self.data
+
+    def drawn(self, rows: Artifact) -> Artifact:
+        """The splits of these rows, or of what is left of them once some are set aside."""
+        held = self.reserved(rows)
+        return self.run(split, seeded(self.job.split, self.seed), label="split", rows=held / "rest" if held else rows)
+
+    def reserved(self, rows: Artifact) -> Artifact | None:
+        """What of these rows the job sets aside, if any: the same for every seed."""
+        spec = self.job.validation
+        return self.shared(reserve, spec, label="reserve", rows=rows) if spec else None
+
+    @property
+    def held(self) -> Artifact | None:
+        return self.reserved(self.rows)
 
     def states(self, spec: TrainSpec, rows: Artifact | None = None) -> dict[str, Artifact]:
         trunk = spec.trunk()
@@ -86,11 +107,22 @@ class Bench:
         test = self.data / "test"
         scored = self.run(evaluate, self.job.eval, label=f"evaluate {name}", model=model, data=test, **states)
         self.found |= {f"model/{name}": model, f"score/{name}": scored}
+        self.run.outcome("test", name, scored)
+        if self.held and inputs["data"] in self.said:
+            told = {"labels": self.said[inputs["data"]], "truth": self.held / "truth"}
+            checked = self.run(validate, self.job.eval, label=f"validate {name}", model=model, **told, **states)
+            self.run.outcome("validation", name, checked)
         return model
 
     def label(self, name: str, spec: TrainSpec, *, model: Artifact, data: Artifact) -> Artifact:
         """A model's labels for rows whose truth it does not see, and how right they are."""
-        given = self.run(label, self.job.labels, label=f"labels by {name}", model=model, data=data, **self.states(spec))
+        inputs = {"model": model} | self.states(spec)
+        given = self.run(label, self.job.labels, label=f"labels by {name}", data=data, **inputs)
+        if self.held:
+            rows = self.held / "validation"
+            self.said[given] = self.run(
+                label, self.job.labels, label=f"labels by {name}, validation", data=rows, **inputs
+            )
         truth = self.data / "truth"
         audited = self.run(audit, self.job.eval, label=f"audit of {name}'s labels", labels=given, truth=truth)
         self.found[f"audit/{name}"] = audited

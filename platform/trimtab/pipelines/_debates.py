@@ -14,7 +14,6 @@ from trimtab.stages.evaluate import audit
 from trimtab.stages.judge import judge, verdicts
 from trimtab.stages.label import label
 from trimtab.stages.panel import grade, jury, panel
-from trimtab.stages.split import split
 from trimtab.stages.train import train
 
 if TYPE_CHECKING:
@@ -103,18 +102,30 @@ class DebateBench(Bench):
     def judged(self, name: str, rooms: list[Room]) -> Artifact:
         """Labels of the transfer rows by a panel of weak judges, trained on truth with what they heard as context."""
         given = {str(i): self._labelled(name, i, room) for i, room in enumerate(rooms)}
-        labels = self._together(name, given, "transfer")
+        labels = self._together(given, self.data / "transfer", name)
+        tested = self._together(given, self.data / "test", name)
+        self.found |= {f"panel/{name}, transfer": labels, f"panel/{name}, test": tested}
+        if self.held:
+            self._validated(name, labels, self._together(given, self.held / "validation", name))
         truth = self.data / "truth"
         self.found[f"audit/{name}"] = self.run(
             audit, self.job.eval, label=f"audit of {name}'s labels", labels=labels, truth=truth
         )
         heard = {"transcripts": rooms[0].heard} if rooms[0].heard else {}
-        self._graded(name, self._together(name, given, "test"), **heard)
+        self._graded(name, tested, **heard)
         return labels
+
+    def _validated(self, name: str, labels: Artifact, said: Artifact) -> None:
+        """What who learns from these labels is compared with; how right the judges are where truth may be used."""
+        self.said[labels] = said
+        if self.job.validation.truth:
+            inputs = {"labels": said, "truth": self.held / "truth"}
+            graded = self.run(grade, self.job.eval, label=f"validate judge, {name}", **inputs)
+            self.run.outcome("validation", f"judge.{name}", graded)
 
     def _labelled(self, name: str, member: int, room: Room) -> Artifact:
         """One judge's labels of all rows."""
-        data = self.run(split, seeded(self.job.split, self.seed), label="split", rows=room.rows)
+        data = self.drawn(room.rows)
         spec = seeded(self.job.supervisor, self.seed + FAR * member)
         states = self.states(spec, room.rows)
         model = self.run(train, spec, label=f"train judge, {name} {member}", data=data / "supervise", **states)
@@ -129,12 +140,12 @@ class DebateBench(Bench):
         self.found[f"judged/{name}"] = judged
         self._graded(name, given)
 
-    def _together(self, name: str, members: dict[str, Artifact], part: str) -> Artifact:
+    def _together(self, members: dict[str, Artifact], data: Artifact, name: str) -> Artifact:
         spec = PanelSpec(panel=self.job.panel)
-        found = self.run(panel, spec, label=f"panel of {name}, {part}", members=members, data=self.data / part)
-        self.found[f"panel/{name}, {part}"] = found
-        return found
+        return self.run(panel, spec, label=f"panel of {name}, {data.part}", members=members, data=data)
 
     def _graded(self, name: str, labels: Artifact, **heard: Artifact) -> None:
         inputs = {"labels": labels, "truth": self.data / "test"} | heard
-        self.found[f"score/judge.{name}"] = self.run(grade, self.job.eval, label=f"grade of judge, {name}", **inputs)
+        graded = self.run(grade, self.job.eval, label=f"grade of judge, {name}", **inputs)
+        self.found[f"score/judge.{name}"] = graded
+        self.run.outcome("test", f"judge.{name}", graded)

@@ -20,7 +20,7 @@ from trimtab.alignment import (
 from trimtab.debating import Labeller
 from trimtab.pipelines._base import seeded
 from trimtab.pipelines._debates import debated
-from trimtab.pipelines._preferences import PreferenceBench, gold_scores
+from trimtab.pipelines._preferences import PreferenceBench, gold_scores, held_back
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.align import align
 from trimtab.stages.explore import explore
@@ -55,8 +55,9 @@ class PolicyBench(PreferenceBench):
     def on(cls, job: Preference, shared: Runner, rows: Artifact, gold: Artifact, *, seed: int) -> PolicyBench:
         run = shared.under(f"seed {seed}")
         split = seeded(job.split.model_copy(update={"hops": job.rounds}), seed)
-        data = run(divide, split, label="split", rows=rows, scores=gold)
-        bench = cls(run, seed, rows, data, pairs=job.pairs, eval=job.eval, ensemble=job.ensemble, job=job)
+        held = held_back(shared, job.validation, rows=rows, scores=gold)
+        data = run(divide, split, label="split", rows=held.rest if held else rows, scores=gold)
+        bench = cls(run, seed, rows, data, job.pairs, eval=job.eval, ensemble=job.ensemble, held=held, job=job)
         bench.found["split"] = data
         return bench
 
@@ -121,6 +122,8 @@ class PolicyBench(PreferenceBench):
         self._sampled(name, spec, policy)
         self.found[f"model/{name}"] = policy
         self._ranked_by_policy(name, spec, policy)
+        if self.held and scorer == self.weak_scores:
+            self._validated(name, spec, policy)
 
     def _aligned(self, name: str, spec: PolicySpec, *, scorer: Scorer) -> Artifact:
         """A policy trained for the job's rounds, each on completions of the policy before it."""
@@ -180,14 +183,34 @@ class PolicyBench(PreferenceBench):
 
     def _ranked_by_policy(self, name: str, spec: Student, policy: Artifact) -> None:
         """How well the reward that the policy implies orders the test pairs."""
-        after = self.logprobs(spec.model, spec.max_length, rows=self.data / "test", model=policy)
-        before = self.logprobs(spec.model, spec.max_length, rows=self.whole)
-        self.ranked(name, after=after, before=before)
+        self.ranked(name, **self._implied(spec, policy, self.data / "test"))
+
+    def _implied(self, spec: Student, policy: Artifact, rows: Artifact) -> dict[str, Artifact]:
+        after = self.logprobs(spec.model, spec.max_length, rows=rows, model=policy)
+        return {"after": after, "before": self.logprobs(spec.model, spec.max_length, rows=self.whole)}
+
+    def _validated(self, name: str, spec: Student, policy: Artifact) -> None:
+        """As test pairs and test prompts, those set aside: NAME for the order, NAME.samples for samples."""
+        rows = self.held.rows
+        weak = self.weak_scores(rows, 0)
+        self.order_validated(name, weak=weak, **self._implied(spec, policy, rows))
+        if not self.samples_policies:
+            return
+        wanted = GenerateSpec(model=spec.model, sampling=self.job.measure.sampling)
+        drawn = self.run(generate, wanted, label=f"samples of {name}, validation", rows=rows, model=policy)
+        said = self._apart(wanted, drawn, model=policy)
+        if isinstance(self.job.supervisor, RewardSpec):
+            said["weak"] = self.weak_scores(drawn, 1)
+        self.samples_validated(f"{name}.samples", gold=self.job.gold, rows=drawn, **said)
 
     def _measured(self, name: str, spec: GenerateSpec, **model: Artifact) -> None:
         """Samples of the test prompts, their gold reward, and their distance to the strong reference."""
         rows = self.run(generate, spec, label=f"samples of {name}", rows=self.data / "test", **model)
+        found = self.measured(name, gold=self.job.gold, rows=rows, **self._apart(spec, rows, **model))
+        self.run.outcome("test", f"{name}.samples", found)
+
+    def _apart(self, spec: GenerateSpec, rows: Artifact, **model: Artifact) -> dict[str, Artifact]:
+        """Log-probs of samples by the policy and by the strong reference."""
         longest = self.job.ceiling.max_length
         reference = self.logprobs(self.job.strong, longest, rows=rows)
-        policy = self.logprobs(spec.model, longest, rows=rows, **model)
-        self.measured(name, gold=self.job.gold, rows=rows, policy=policy, reference=reference)
+        return {"policy": self.logprobs(spec.model, longest, rows=rows, **model), "reference": reference}

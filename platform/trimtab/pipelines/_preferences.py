@@ -15,6 +15,7 @@ from trimtab.alignment import (
     RewardModel,
     RewardSpec,
 )
+from trimtab.parts import ValidationSpec
 from trimtab.pipelines._base import seeded
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.align import train_reward
@@ -22,7 +23,9 @@ from trimtab.stages.features import features
 from trimtab.stages.logprobs import logprobs
 from trimtab.stages.measure import measure
 from trimtab.stages.pairs import pair, rank
+from trimtab.stages.reserve import allowed, reserve_prompts
 from trimtab.stages.score import combine, score, vader
+from trimtab.stages.validate import validate_order, validate_samples
 
 if TYPE_CHECKING:
     from trimtab.parts import ModelSpec
@@ -32,6 +35,36 @@ def gold_scores(run: Runner, gold: Gold, rows: Artifact, *, of: str = "completio
     """The gold reward of every completion."""
     stage = score if isinstance(gold, RewardModel) else vader
     return run(stage, gold, label=f"gold reward of {of}", rows=rows)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Prompts that a job sets aside to choose by, the same for every seed."""
+
+    spec: ValidationSpec
+    kept: Artifact
+
+    @property
+    def rest(self) -> Artifact:
+        return self.kept / "rest"
+
+    @property
+    def rows(self) -> Artifact:
+        return self.kept / "validation"
+
+    @property
+    def truth(self) -> Artifact | None:
+        """Prompts and scores whose truth may be used, where there are any."""
+        return self.kept / "truth" if self.spec.truth else None
+
+    @property
+    def budget(self) -> dict[str, Artifact]:
+        return {"truth": self.truth} if self.truth else {}
+
+
+def held_back(run: Runner, spec: ValidationSpec | None, *, rows: Artifact, scores: Artifact) -> Held | None:
+    """What a job sets aside of its prompts, if anything."""
+    return Held(spec, run(reserve_prompts, spec, label="reserve", rows=rows, scores=scores)) if spec else None
 
 
 @dataclass
@@ -45,6 +78,7 @@ class PreferenceBench:
     pairs: PairSpec
     eval: RankSpec
     ensemble: EnsembleSpec
+    held: Held | None = None
     found: dict[str, Artifact] = field(default_factory=dict)
 
     def truth(self, part: str) -> Artifact:
@@ -96,16 +130,43 @@ class PreferenceBench:
 
     def measured(
         self, name: str, spec: MeasureSpec | None = None, *, gold: Gold, rows: Artifact, **said: Artifact
-    ) -> None:
+    ) -> Artifact:
         """Samples of the test prompts: their gold reward, and their distance to the reference; `said`: log-probs."""
         scores = gold_scores(self.run, gold, rows, of=name)
         inputs = {"rows": rows, "gold": scores} | said
-        self.found[f"measure/{name}"] = self.run(measure, spec or MeasureSpec(), label=f"measure {name}", **inputs)
+        found = self.run(measure, spec or MeasureSpec(), label=f"measure {name}", **inputs)
+        self.found[f"measure/{name}"] = found
+        return found
 
     def ranked(self, name: str, **by: Artifact) -> None:
         """How well scores, or a policy's log-probs after and before its training, order the test pairs."""
         found = self.run(rank, self.eval, label=f"ranking by {name}", data=self.truly_paired("test"), **by)
         self.found[f"score/{name}"] = found
+        self.run.outcome("test", name, found)
+
+    def order_validated(self, name: str, *, weak: Artifact, **by: Artifact) -> None:
+        """How scores, or a policy's log-probs, order the validation pairs; `weak`: the supervisor's scores of them.
+
+        They are all pairs, however the job's are chosen: a choice by them must not hang on what is chosen.
+        """
+        every = PairSpec(strategy="all")
+        pairs = {"weak": self.run(pair, every, label="pairs of validation", rows=self.held.rows, scores=weak)}
+        if truth := self.held.truth:
+            pairs["truth"] = self.run(pair, every, label="pairs of validation, truth", rows=truth, scores=truth)
+        found = self.run(validate_order, self.eval, label=f"validate {name}", **pairs, **by)
+        self.run.outcome("validation", name, found)
+
+    def samples_validated(
+        self, name: str, spec: MeasureSpec | None = None, *, gold: Gold, rows: Artifact, **said: Artifact
+    ) -> None:
+        """As `measured`, of validation prompts; the gold reward is asked only where truth may be used."""
+        if truth := self.held.truth:
+            free = self.run(
+                allowed, self.held.spec, label=f"samples of {name} that gold may score", rows=rows, truth=truth
+            )
+            said["gold"] = gold_scores(self.run, gold, free, of=f"{name}, validation")
+        found = self.run(validate_samples, spec or MeasureSpec(), label=f"validate {name}", rows=rows, **said)
+        self.run.outcome("validation", name, found)
 
 
 def _short(model: ModelSpec) -> str:

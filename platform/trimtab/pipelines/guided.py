@@ -21,16 +21,18 @@ from trimtab.alignment import (
     Vader,
     check_guide,
 )
+from trimtab.methods.guides.nudging import Nudging
 from trimtab.methods.searches._base import Search
-from trimtab.parts import ModelSpec, ReportSpec, SplitSpec
+from trimtab.parts import ModelSpec, ReportSpec, SplitSpec, ValidationSpec
 from trimtab.pipelines._base import Pipeline, gathered, seeded
-from trimtab.pipelines._preferences import PreferenceBench, gold_scores
+from trimtab.pipelines._preferences import PreferenceBench, gold_scores, held_back
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.spec import Spec
 from trimtab.stages.align import align
 from trimtab.stages.generate import generate
 from trimtab.stages.policy_report import policy_report
 from trimtab.stages.prompts import divide, prompts
+from trimtab.stages.reweigh import reweigh
 
 
 class Sweep(Spec):
@@ -64,6 +66,9 @@ class Sweep(Spec):
 class Guided(Pipeline):
     """Small models guide a base that stays as it is: those in `helpers` as they come, those in `trained` by the gold
     reward's preferences over the base's own samples of prompts that are not in the test.
+
+    Of the prompts set aside for validation, guided.NAME tells of a guide's own samples, and guided.NAME.reweighted, at
+    the price of one reading, of the base's samples as the guide weighs them; on test both are the guide's own samples.
     """
 
     kind: Literal["guided"] = "guided"
@@ -71,6 +76,7 @@ class Guided(Pipeline):
     base: ModelSpec
     sampling: Sampling = Sampling()
     gold: Vader = Vader()
+    validation: ValidationSpec | None = Field(None, description="prompts kept for choosing hyperparameters")
     test: int = Field(72, ge=2, description="prompts of the test; the others train helpers")
     seeds: tuple[int, ...] = (0,)
     pairs: PairSpec = PairSpec()
@@ -91,8 +97,10 @@ class Guided(Pipeline):
     def once(self, shared: Runner, rows: Artifact, gold: Artifact, seed: int) -> PreferenceBench:
         run = shared.under(f"seed {seed}")
         split = SplitSpec(transfer=2, test=self.test, balance=False)
-        data = run(divide, seeded(split, seed), label="split", rows=rows, scores=gold)
-        bench = PreferenceBench(run, seed, rows, data, self.pairs, RankSpec(), EnsembleSpec())
+        held = held_back(shared, self.validation, rows=rows, scores=gold)
+        left = held.rest if held else rows
+        data = run(divide, seeded(split, seed), label="split", rows=left, scores=gold)
+        bench = PreferenceBench(run, seed, rows, data, self.pairs, RankSpec(), EnsembleSpec(), held)
         bench.found |= {"split": data, "gold": bench.truth("test")}
         trained = {name: self._trained(bench, name, spec) for name, spec in self.trained.items()}
         self._measured(bench, "reference", GenerateSpec(model=self.base, sampling=self.measure.sampling))
@@ -102,6 +110,8 @@ class Guided(Pipeline):
             for value, guide in sweep.guides().items():
                 spec = GuidedSpec(model=self.base, sampling=self.measure.sampling, guide=guide, helpers=models)
                 self._measured(bench, f"guided.{name}{value}", spec, helpers=given)
+                if held:
+                    self._validated(bench, f"guided.{name}{value}", spec, helpers=given)
         return bench
 
     def _trained(self, bench: PreferenceBench, name: str, spec: PolicySpec) -> Artifact:
@@ -116,14 +126,40 @@ class Guided(Pipeline):
     def _measured(self, bench: PreferenceBench, name: str, spec: GenerateSpec, **helpers: Any) -> None:
         rows = bench.run(generate, spec, label=f"samples of {name}", rows=bench.data / "test", **helpers)
         bench.found[f"samples/{name}"] = rows
+        found = bench.measured(name, self._distance(spec), gold=self.gold, rows=rows, **self._apart(bench, spec, rows))
+        bench.run.outcome("test", name, found)
+        if self._weighs(spec):
+            bench.run.outcome("test", f"{name}.reweighted", found)
+
+    def _validated(self, bench: PreferenceBench, name: str, spec: GuidedSpec, *, helpers: dict[str, Artifact]) -> None:
+        """A guide's samples of the prompts set aside; and, where it says of every token what it would, the base's."""
+        run, rows = bench.run, bench.held.rows
+        drawn = run(generate, spec, label=f"samples of {name}, validation", rows=rows, helpers=helpers)
+        said = self._apart(bench, spec, drawn)
+        bench.samples_validated(name, self._distance(spec), gold=self.gold, rows=drawn, **said)
+        if self._weighs(spec):
+            wanted = spec.model_copy(update={"sampling": self.sampling})
+            inputs = {"rows": rows, "drawn": bench.whole, "helpers": helpers} | bench.held.budget
+            found = run(reweigh, wanted, label=f"validate {name}, reweighted", **inputs)
+            run.outcome("validation", f"{name}.reweighted", found)
+
+    def _weighs(self, spec: GenerateSpec) -> bool:
+        """Whether the base's samples can be weighed as the guide's: both drawn with neither temperature nor filter."""
+        plain = all(s.temperature == 1 and s.top_p == 1 and s.top_k == 0 for s in (self.sampling, spec.sampling))
+        return plain and isinstance(spec, GuidedSpec) and not isinstance(spec.guide, Nudging | Search)
+
+    def _distance(self, spec: GenerateSpec) -> MeasureSpec:
+        if isinstance(spec, GuidedSpec) and isinstance(spec.guide, Nudging | Search):
+            return KnownDistance(kl=spec.guide.kl if isinstance(spec.guide, Search) else None)
+        return MeasureSpec()
+
+    def _apart(self, bench: PreferenceBench, spec: GenerateSpec, rows: Artifact) -> dict[str, Artifact]:
+        """Log-probs of samples by the base, and by who drew them where those are known."""
         longest = spec.sampling.max_prompt_tokens + spec.sampling.max_new_tokens
         reference = bench.logprobs(self.base, longest, rows=rows, drawn=rows)
-        if isinstance(spec, GuidedSpec) and isinstance(spec.guide, Search):
-            known = KnownDistance(kl=spec.guide.kl)
-            bench.measured(name, known, gold=self.gold, rows=rows, reference=reference)
-        else:
-            policy = rows if isinstance(spec, GuidedSpec) else reference
-            bench.measured(name, gold=self.gold, rows=rows, policy=policy, reference=reference)
+        if isinstance(self._distance(spec), KnownDistance):
+            return {"reference": reference}
+        return {"policy": rows if isinstance(spec, GuidedSpec) else reference, "reference": reference}
 
     @model_validator(mode="after")
     def _possible(self) -> Guided:

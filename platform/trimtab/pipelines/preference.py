@@ -23,7 +23,7 @@ from trimtab.alignment import (
     Vader,
 )
 from trimtab.debating import Labeller
-from trimtab.parts import ModelSpec, ReportSpec, SplitSpec
+from trimtab.parts import ModelSpec, ReportSpec, SplitSpec, ValidationSpec
 from trimtab.pipelines._base import Pipeline, gathered
 from trimtab.pipelines._policies import PolicyBench
 from trimtab.pipelines._preferences import gold_scores
@@ -47,6 +47,7 @@ class Preference(Pipeline):
     task: PromptSpec
     sampling: Sampling | None = Sampling()
     gold: Gold = Vader()
+    validation: ValidationSpec | None = Field(None, description="prompts kept for choosing hyperparameters")
     split: SplitSpec = SplitSpec()
     seeds: tuple[int, ...] = (0,)
     pairs: PairSpec = PairSpec()

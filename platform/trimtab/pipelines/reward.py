@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from trimtab.alignment import EnsembleSpec, PairSpec, PromptSpec, RankSpec, RewardSpec
-from trimtab.parts import ReportSpec, SplitSpec
+from trimtab.parts import ReportSpec, SplitSpec, ValidationSpec
 from trimtab.pipelines._base import Pipeline, gathered, seeded
-from trimtab.pipelines._preferences import PreferenceBench
+from trimtab.pipelines._preferences import PreferenceBench, held_back
 from trimtab.run.artifact import Artifact, Runner
 from trimtab.stages.pairs import audit_pairs
 from trimtab.stages.prompts import divide, prompts
@@ -19,6 +21,7 @@ class Reward(Pipeline):
 
     kind: Literal["reward"] = "reward"
     task: PromptSpec
+    validation: ValidationSpec | None = Field(None, description="prompts kept for choosing hyperparameters")
     split: SplitSpec = SplitSpec()
     seeds: tuple[int, ...] = (0,)
     supervisor: RewardSpec
@@ -36,9 +39,10 @@ class Reward(Pipeline):
         return run(report, self, label="report", parts=gathered(benches))
 
     def once(self, shared: Runner, rows: Artifact, seed: int) -> PreferenceBench:
-        run = shared.under(f"seed {seed}")
-        data = run(divide, seeded(self.split, seed), label="split", rows=rows, scores=rows)
-        bench = PreferenceBench(run, seed, rows, data, pairs=self.pairs, eval=self.eval, ensemble=self.ensemble)
+        run, held = shared.under(f"seed {seed}"), held_back(shared, self.validation, rows=rows, scores=rows)
+        left = held.rest if held else rows
+        data = run(divide, seeded(self.split, seed), label="split", rows=left, scores=rows)
+        bench = PreferenceBench(run, seed, rows, data, self.pairs, self.eval, self.ensemble, held)
         bench.found["split"] = data
         true_pairs = bench.truly_paired("supervise")
         scorers = bench.reward_models("supervisor", self.supervisor, data=true_pairs, members=self.ensemble.members)
@@ -49,7 +53,12 @@ class Reward(Pipeline):
         )
         self._scored(bench, "supervisor", self.supervisor, scorers)
         for name, spec in self.students.items():
-            self._scored(bench, f"student.{name}", spec, bench.reward_models(f"student.{name}", spec, data=weak_pairs))
+            models = bench.reward_models(f"student.{name}", spec, data=weak_pairs)
+            self._scored(bench, f"student.{name}", spec, models)
+            if held:
+                said = bench.scored("supervisor", self.supervisor, models=scorers, rows=held.rows, of=rows)
+                own = bench.scored(f"student.{name}", spec, models=models, rows=held.rows, of=rows)
+                bench.order_validated(f"student.{name}", weak=said, scores=own)
         ceiling_pairs = bench.truly_paired("transfer")
         self._scored(bench, "ceiling", self.ceiling, bench.reward_models("ceiling", self.ceiling, data=ceiling_pairs))
         return bench

@@ -8,11 +8,11 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from trimtab.compute import Compute
 from trimtab.errors import Stopped
@@ -58,6 +58,11 @@ class Artifact:
         return self.root.parent / "partial" / self.id
 
     @property
+    def lease(self) -> Path:
+        """The file that whoever makes it holds locked."""
+        return self.root.parent / "leases" / f"{self.id}.lock"
+
+    @property
     def ready(self) -> bool:
         return (self.folder / METRICS).exists()
 
@@ -69,6 +74,7 @@ class Artifact:
 
 
 Input = Artifact | Mapping[str, Artifact]
+Split = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,10 @@ class Runner(Protocol):
 
     def under(self, prefix: str) -> Runner: ...
 
+    def outcome(self, split: Split, name: str, artifact: Artifact) -> None:
+        """Say which artifact tells, for one seed, how well something did: a search may read those of validation."""
+        ...
+
 
 def key_of(stage: Stage, spec: Spec, inputs: Mapping[str, Artifact]) -> str:
     """Hash of the stage's name and version, the spec, and what the inputs are named by."""
@@ -130,11 +140,17 @@ def key_of(stage: Stage, spec: Spec, inputs: Mapping[str, Artifact]) -> str:
 
 @dataclass
 class PlanRunner:
-    """Collects the stage graph without running anything; nodes stand in an order in which they can run."""
+    """Collects the stage graph without running anything; nodes stand in an order in which they can run.
+
+    `ends` are what has to be there in the end: by default all that nothing else needs, without the outcomes of
+    validation rows, which are for searches. `outcomes` hold one artifact a seed for each split and name.
+    """
 
     compute: Compute
     prefix: str = ""
     nodes: dict[str, Node] = field(default_factory=dict)
+    outcomes: dict[tuple[Split, str], list[Artifact]] = field(default_factory=dict)
+    ends: list[Artifact] | None = None
 
     def __call__(self, stage: Stage, spec: Spec, *, label: str = "", **inputs: Input) -> Artifact:
         label = " / ".join(filter(None, [self.prefix, label or stage.__name__]))
@@ -146,19 +162,39 @@ class PlanRunner:
     def under(self, prefix: str) -> PlanRunner:
         return replace(self, prefix=" / ".join(filter(None, [self.prefix, prefix])))
 
+    def outcome(self, split: Split, name: str, artifact: Artifact) -> None:
+        self.outcomes.setdefault((split, name), []).append(artifact)
+
     @property
     def pending(self) -> list[Node]:
         """Nodes whose output does not exist yet and that an end of the graph still needs."""
-        wanted: dict[str, None] = {}
-        inner = {a.id for n in self.nodes.values() for a in n.needs.values()}
-        todo = [n for n in self.nodes.values() if n.artifact.id not in inner]
+        return self._behind(self._ends(), lambda node: not node.artifact.ready)
+
+    @property
+    def needed(self) -> list[Node]:
+        """All nodes that an end of the graph hangs on, and the ends."""
+        return self.behind([self.nodes[stage_id].artifact for stage_id in self._ends()])
+
+    def behind(self, ends: Collection[Artifact]) -> list[Node]:
+        """The nodes that these artifacts are made by, and all that those hang on, in the order of the plan."""
+        return self._behind({artifact.id for artifact in ends}, lambda node: True)
+
+    def _behind(self, ends: Collection[str], counts: Callable[[Node], bool]) -> list[Node]:
+        met: set[str] = set()
+        todo = list(ends)
         while todo:
-            node = todo.pop()
-            if node.artifact.id in wanted or node.artifact.ready:
-                continue
-            wanted[node.artifact.id] = None
-            todo += [self.nodes[a.id] for a in node.needs.values() if a.id in self.nodes]
-        return [n for n in self.nodes.values() if n.artifact.id in wanted]
+            node = self.nodes.get(todo.pop())
+            if node and node.artifact.id not in met and counts(node):
+                met.add(node.artifact.id)
+                todo += [artifact.id for artifact in node.needs.values()]
+        return [node for node in self.nodes.values() if node.artifact.id in met]
+
+    def _ends(self) -> set[str]:
+        if self.ends is not None:
+            return {artifact.id for artifact in self.ends}
+        inner = {a.id for n in self.nodes.values() for a in n.needs.values()}
+        chosen_by = {a.id for (split, _), found in self.outcomes.items() if split == "validation" for a in found}
+        return self.nodes.keys() - inner - chosen_by
 
 
 @contextmanager

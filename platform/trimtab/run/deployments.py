@@ -19,8 +19,7 @@ from trimtab.models.source import weights_hash
 from trimtab.run.artifact import RECORD
 from trimtab.run.registering import REGISTERED
 from trimtab.run.registry import Registry
-from trimtab.run.track import artifacts_of
-from trimtab.run.track_words import connect, experiment_id, flat, one_line
+from trimtab.run.track_words import artifacts_of, connect, experiment_id, flat, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trimtab import progress
 from trimtab.compute import Compute
 from trimtab.errors import StageError, Stopped, TrimtabError
 from trimtab.run.artifact import Node, PlanRunner, building, finish
+from trimtab.run.lease import leased
 from trimtab.run_log import LOG, log_of, logged_to, tail
 from trimtab.stages._base import Metrics
 
 Call = Callable[[Node, Path], Metrics]
 
 
-def execute(node: Node, call: Call, sink: progress.Sink) -> None:
-    """Run one node through `call` into a folder aside, tell the sink, and rename when whole.
+def execute(node: Node, call: Call, sink: progress.Sink, *, stopped: Callable[[], bool] = lambda: False) -> None:
+    """Make one node's artifact through `call`, or find it once another process has made it.
 
-    Raises StageError (which stage, which inputs, the end of its log) when the stage fails.
+    Raises StageError (which stage, which inputs, the end of its log) when the stage fails, and Stopped when `stopped`
+    says so while another process is at it.
     """
+
+    def waits() -> None:
+        sink({"event": "stage_wait", "time": time.time(), "stage_id": node.artifact.id})
+
+    with leased(node.artifact.lease, waits=waits, stopped=stopped):
+        if node.artifact.ready:
+            sink(was_there(node))
+        else:
+            _make(node, call, sink)
+
+
+def was_there(node: Node) -> dict[str, Any]:
+    """The event of a stage that need not run."""
+    said = {"event": "stage_end", "time": time.time(), "status": "cached", "path": str(node.artifact.folder)}
+    return said | {"seconds": node.artifact.record()["seconds"], "metrics": node.artifact.metrics()} | node.describe()
+
+
+def _make(node: Node, call: Call, sink: progress.Sink) -> None:
+    """Run a node into a folder aside, tell the sink, and rename when whole."""
     started = time.time()
     sink({"event": "stage_start", "time": started, **node.describe()})
 
@@ -64,11 +87,15 @@ class LocalRunner(PlanRunner):
     """Runs the stages that are missing one after the other, in this process."""
 
     sink: progress.Sink = lambda event: None
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set by another thread: no further stage is begun."""
 
     def wait(self) -> None:
-        """Run what is missing. Raises StageError at the first stage that fails."""
+        """Run what is missing. Raises StageError at the first stage that fails, Stopped once it is to stop."""
         for node in self.pending:
-            execute(node, self._call, self.sink)
+            if self.stopping.is_set():
+                raise Stopped("it was stopped")
+            execute(node, self._call, self.sink, stopped=self.stopping.is_set)
 
     def _call(self, node: Node, out: Path) -> Metrics:
         return call_here(node, out, compute=self.compute, sink=self.sink)

@@ -86,10 +86,23 @@ def run_folders(storage: Path) -> list[Path]:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the log says how the run ended, which it does in its last line."""
+    """Whether the log says how the run ended and not that it, a search, went on after that."""
     with (folder / LOG).open("rb") as log:
         log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_BYTES))
-        return b'"event": "run_end"' in log.read()
+        last = log.read()
+    return last.rfind(b'"event": "run_end"') > last.rfind(b'"event": "run_start"')
+
+
+def last_start(folder: Path) -> Event:
+    """Who a run is and, where it went on after an end, who does it now."""
+    return ([event for event in read_log(folder) if event.get("event") == "run_start"] or [{}])[-1]
+
+
+def last_end(folder: Path) -> Event | None:
+    """How a run ended; None while it goes on."""
+    if not has_ended(folder):
+        return None
+    return [event for event in read_log(folder) if event.get("event") == "run_end"][-1]
 
 
 def owner() -> dict[str, Any]:
@@ -118,8 +131,7 @@ def settle_runs(storage: Path) -> list[str]:
     """
     settled = []
     for folder in run_folders(storage):
-        who = first_event(folder).get("owner", {})
-        if has_ended(folder) or not is_gone(who):
+        if has_ended(folder) or not is_gone(who := last_start(folder).get("owner", {})):
             continue
         for aside in (storage / "artifacts").glob(".*"):
             if re.search(rf"\.{re.escape(who['host'])}-{who['pid']}-[0-9a-f]{{8}}$", aside.name):

@@ -5,6 +5,8 @@ in `mlflow.json` beside the log how far it got. Every call may be repeated: runs
 points carry the events' own times and steps, so that the store drops doubles.
 
 Experiment `trimtab/<job>` > the job's run, named by its run id > one nested run for each stage, cached ones included.
+Experiment `trimtab/tune/<search>` > the search's run > a nested run for each trial > one for each stage that it ran;
+stages that it found are the trial's tags `trimtab.found.<label>`.
 The job's run gets the event log and the report as artifacts; a training stage gets its small text files (metrics,
 record, model card, model config). Weights: where MLflow keeps artifacts in a local folder, `model/` is logged as hard
 links, which take no room; to a remote store weights are not sent. The tag `trimtab.model_path` says where they are
@@ -16,163 +18,29 @@ migration of an empty database take about 5 s of processor time and 220 MB of me
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from filelock import FileLock
 
 from trimtab.errors import DataError, TrimtabError
-from trimtab.run.track_events import JOB, State, Writer
-from trimtab.run.track_words import Event, connect, experiment_id, one_line, short, without_password
+from trimtab.run.log import LOG
+from trimtab.run.track_replay import Replay, SearchReplay
+from trimtab.run.track_words import default_uri, one_line, short, without_password
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-LOG, STATE = "events.jsonl", "mlflow.json"
-CHUNK = 1 << 20
 REPLAY_LATER = "trimtab report --sync"
 
 
-def default_uri(storage: Path) -> str:
-    """MLFLOW_TRACKING_URI, or a SQLite file in the storage folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(storage)
-
-
-def _own_uri(storage: Path) -> str:
-    return f"sqlite:///{Path(storage).resolve()}/mlflow.db"
-
-
-def artifacts_of(uri: str, storage: Path) -> str | None:
-    """Where a new experiment keeps its files: in the storage folder where the store is there too."""
-    return (storage / "mlartifacts").as_uri() if uri == _own_uri(storage) else None
-
-
-class Replay:
-    """Brings MLflow up to date with one run's event log."""
-
-    def __init__(self, run_dir: Path, uri: str) -> None:
-        self.run_dir, self.uri = Path(run_dir).resolve(), uri
-        self.refused: list[str] = []
-        self.registered: list[str] = []
-        self._client: MlflowClient | None = None
-        self._written: State | None = None
-
-    @property
-    def log(self) -> Path:
-        return self.run_dir / LOG
-
-    def step(self) -> int:
-        """Repeat what is new in the log to MLflow; the number of lines taken.
-
-        A half-written last line waits for the next call. What the server refuses for good (a run deleted there, a
-        parameter changed) is skipped and kept in `refused`. Raises whatever the store raises when it cannot be
-        reached: nothing is marked as done then, and the next call goes on from the last whole chunk.
-        """
-        if not self.log.exists():
-            return 0
-        with FileLock(self.run_dir / "mlflow.lock"):
-            state = self._load()
-            if state == self._written and not self._read(state.offset):
-                return 0
-            try:
-                return self._take(state)
-            except BaseException:
-                self._written = None
-                raise
-
-    def _take(self, state: State) -> int:
-        first = self._read(0, size=1)
-        if not first:
-            return 0
-        client = self._client = self._client or connect(self.uri)
-        if state != self._written:
-            state = self._find_again(client, state, first[0])
-        writer = Writer(client, state, self.run_dir, self.refused, self.registered)
-        taken = 0
-        while lines := self._read(state.offset):
-            for line in lines:
-                writer.take(self._parse(line))
-            writer.flush()
-            state.offset += sum(map(len, lines))
-            taken += len(lines)
-            self._save(state)
-        if self._written is None:
-            self._save(state)
-        return taken
-
-    def _find_again(self, client: MlflowClient, state: State, first: bytes) -> State:
-        """Take over the runs that the server has of this job; start from nothing if it has not the job's."""
-        found = self._search(client, state.experiment) if state.experiment else {}
-        if JOB not in found:
-            place = artifacts_of(self.uri, self.run_dir.parent.parent)
-            state = State(without_password(self.uri), experiment_id(client, self._name(first), place))
-            found = self._search(client, state.experiment)
-        state.runs = found
-        return state
-
-    def _search(self, client: MlflowClient, experiment: str) -> dict[str, str]:
-        from mlflow.entities import ViewType
-
-        runs, token = [], None
-        while token is None or token:
-            page = client.search_runs(
-                [experiment], f"tags.`trimtab.run_id` = '{self.run_dir.name}'", ViewType.ALL, page_token=token
-            )
-            runs += page
-            token = page.token or ""
-        return {run.data.tags.get("trimtab.stage_id", JOB): run.info.run_id for run in runs}
-
-    def _name(self, first: bytes) -> str:
-        given = os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        return given or f"trimtab/{self._parse(first).get('name') or self.run_dir.name}"
-
-    def _parse(self, line: bytes) -> Event:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict):
-            self.refused.append(f"{self.log}: a line that is not a JSON object was skipped: {line[:40]!r}")
-            return {}
-        return event
-
-    def _read(self, offset: int, size: int = CHUNK) -> list[bytes]:
-        """Whole lines from `offset` on, about `size` bytes of them."""
-        lines, taken = [], 0
-        with self.log.open("rb") as log:
-            log.seek(offset)
-            while taken < size and (line := log.readline()).endswith(b"\n"):
-                lines.append(line)
-                taken += len(line)
-        return lines
-
-    def _load(self) -> State:
-        fresh = State(without_password(self.uri))
-        try:
-            state = State(**json.loads((self.run_dir / STATE).read_text()))
-        except (OSError, ValueError, TypeError):
-            return fresh
-        whole = state.offset <= self.log.stat().st_size
-        return state if whole and state.uri == fresh.uri else fresh
-
-    def _save(self, state: State) -> None:
-        aside = self.run_dir / f"{STATE}.tmp"
-        aside.write_text(json.dumps(asdict(state), indent=1))
-        aside.replace(self.run_dir / STATE)
-        self._written = deepcopy(state)
-
-
 class Tracker:
-    """A thread that replays a run's log every `every` seconds while the run lives, and never disturbs it."""
+    """A thread that replays a run's log every `every` seconds while the run lives, and never disturbs it.
 
-    def __init__(self, run_dir: Path, uri: str, *, every: float = 2.0) -> None:
-        self.replay = Replay(run_dir, uri)
+    With `replay=SearchReplay` it follows a search and its trials.
+    """
+
+    def __init__(
+        self, run_dir: Path, uri: str, *, every: float = 2.0, replay: type[Replay | SearchReplay] = Replay
+    ) -> None:
+        self.replay = replay(run_dir, uri)
         self.every = every
         self._closing = threading.Event()
         self._failure: str | None = None
@@ -243,7 +111,7 @@ def sync(storage: Path, run_id: str | None = None, *, uri: str | None = None) ->
     return done
 
 
-def _refusals(replay: Replay) -> str | None:
+def _refusals(replay: Replay | SearchReplay) -> str | None:
     if not replay.refused:
         return None
     more = f" (and {len(replay.refused) - 1} more)" if len(replay.refused) > 1 else ""

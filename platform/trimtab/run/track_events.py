@@ -5,44 +5,34 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from trimtab.run.registering import register
-from trimtab.run.track_words import DIGEST, NAME, TAG, Event, clean, flat, link, ms, shortened
+from trimtab.run.track_calls import Calls, State
+from trimtab.run.track_words import DIGEST, Event, flat, link, shortened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-JOB = "job"
-STATUS = {"done": "FINISHED", "cached": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
-SMALL_SUFFIXES = {".json", ".jsonl", ".md", ".txt", ".yaml", ".html"}
+JOB, PARENT = "job", "trimtab.parent"
+SEARCH = "search"
+"""The kind of a run that is a search; its trials are runs whose `parent` it is."""
+GROWS = {"budget", "final", "smoke"}
+"""Fields of a search file that a search that goes on may have changed; MLflow's parameters cannot change."""
+SMALL_SUFFIXES = {".json", ".jsonl", ".md", ".txt", ".yaml", ".html", ".csv"}
 SMALL_BYTES = 16 << 20
 
 
-@dataclass
-class State:
-    """What mlflow.json holds; `offset` counts the bytes of the log that MLflow has whole."""
-
-    uri: str
-    experiment: str = ""
-    offset: int = 0
-    runs: dict[str, str] = field(default_factory=dict)
-    open: dict[str, int] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-
-
-class Writer:
+class Writer(Calls):
     """Makes the MLflow calls for a run's events; a repeated event changes nothing."""
 
     def __init__(self, client: MlflowClient, state: State, run_dir: Path, refused: list[str], made: list[str]) -> None:
-        self.client, self.state, self.run_dir, self.refused, self.made = client, state, run_dir, refused, made
-        self.points: dict[str, list[Any]] = {}
+        super().__init__(client, state, run_dir, refused)
+        self.made = made
 
     def take(self, event: Event) -> None:
         """Act on one event; those that mean nothing to MLflow are ignored."""
@@ -52,31 +42,35 @@ class Writer:
             "metrics": self._metrics,
             "stage_end": self._stage_end,
             "register": self._register,
+            "trial_end": self._trial_end,
+            "report": self._report,
             "run_end": self._run_end,
         }
         act = acts.get(event.get("event", ""))
         if act:
             act(event)
 
-    def flush(self) -> None:
-        """Send the points that wait."""
-        for run, points in self.points.items():
-            self._write(self.client.log_batch, run, metrics=points)
-        self.points = {}
-
     def _run_start(self, event: Event) -> None:
-        versions = event.get("versions") or {}
-        self.state.tags = {
+        versions, before = event.get("versions") or {}, self.state.tags
+        self.state.tags = before | {
             "trimtab.run_id": self.run_dir.name,
-            "trimtab.commit": str(event.get("commit") or "unknown"),
-            "trimtab.dirty": str(bool(event.get("dirty"))).lower(),
-            "trimtab.version": str(versions.get("trimtab", "unknown")),
+            "trimtab.commit": str(event.get("commit") or before.get("trimtab.commit", "unknown")),
+            "trimtab.dirty": str(bool(event["dirty"])).lower()
+            if "dirty" in event
+            else before.get("trimtab.dirty", "false"),
+            "trimtab.version": str(versions.get("trimtab") or before.get("trimtab.version", "unknown")),
         }
         tags = {"trimtab.kind": event.get("kind"), "trimtab.job": event.get("name"), "mlflow.source.name": "trimtab"}
         tags["mlflow.source.git.commit"] = event.get("commit")
         tags |= {f"trimtab.{a.replace(':/', '.')}": number for a, number in (event.get("models") or {}).items()}
         tags |= {f"trimtab.version.{name}": version for name, version in versions.items() if name != "trimtab"}
-        self._open(JOB, event, label=self.run_dir.name, tags=tags, params=flat(event.get("job") or {}))
+        if "parent" in event:
+            self.state.tags |= {PARENT: event["parent"], "trimtab.trial": str(event["trial"])}
+            tags["mlflow.parentRunId"] = self.state.parent
+        if event.get("kind") == SEARCH:
+            tags["trimtab.study"], tags["trimtab.truth_budget"] = self.run_dir.name, event["job"]["truth_budget"]
+        label = f"trial {event['trial']}" if "parent" in event else self.run_dir.name
+        self._open(JOB, event, label=label, tags=tags, params=flat(_asked(event)))
 
     def _stage_start(self, event: Event) -> None:
         stage_id = event["stage_id"]
@@ -103,6 +97,9 @@ class Writer:
 
     def _stage_end(self, event: Event) -> None:
         stage_id, status = event["stage_id"], event.get("status", "failed")
+        if status == "cached" and PARENT in self.state.tags:
+            self._tag(self._run(JOB, event), {f"trimtab.found.{event.get('label') or stage_id}": stage_id})
+            return
         if status == "cached":
             self._stage_start(event)
         run, step = self._run(stage_id, event), self.state.open.get(stage_id, 0)
@@ -122,14 +119,26 @@ class Writer:
 
     def _run_end(self, event: Event) -> None:
         run, status = self._run(JOB, event), event.get("status", "failed")
-        self._points(run, event.get("metrics") or {}, event, step=0)
         left_open = "failed" if status == "failed" else "interrupted"
         for stage_id in [name for name in self.state.open if name != JOB]:
             self._close(stage_id, left_open, event)
-        report = self._folder(event.get("report"))
-        for file in filter(None, [self.run_dir / "events.jsonl", report]):
-            self._write(self.client.log_artifact, run, file)
+        self._tag(run, {"trimtab.status": status, "trimtab.error": event.get("error")})
+        self._write(self.client.log_artifact, run, self.run_dir / "events.jsonl")
+        self._report(event)
         self._close(JOB, status, event)
+
+    def _trial_end(self, event: Event) -> None:
+        """What a search says of a trial: its metrics, the trials being the steps."""
+        self._points(self._run(JOB, event), event["metrics"], event, step=event["trial"])
+
+    def _report(self, event: Event) -> None:
+        """The report of a run; of a search all that its own folder holds, and what the report said."""
+        run, report = self._run(JOB, event), self._folder(event.get("report"))
+        self._points(run, event.get("metrics") or {}, event, step=0)
+        searched = self.run_dir.parent.parent / "searches" / self.run_dir.name
+        found = set(filter(_small, searched.iterdir())) if searched.is_dir() else set()
+        for file in sorted(found | ({report} if report else set())):
+            self._write(self.client.log_artifact, run, file)
 
     def _run(self, stage_id: str, event: Event) -> str:
         """MLflow's id of a run; one that the log never opened is opened now."""
@@ -140,45 +149,8 @@ class Writer:
                 self._stage_start({"time": event.get("time", 0), "stage_id": stage_id})
         return self.state.runs[stage_id]
 
-    def _open(
-        self, stage_id: str, event: Event, *, label: str, tags: Mapping[str, Any], params: Mapping[str, str]
-    ) -> str:
-        from mlflow.entities import Param
-
-        known = {name: value for name, value in {**self.state.tags, **tags}.items() if value is not None}
-        told = {clean(name): str(value)[:TAG] for name, value in known.items()}
-        run = self.state.runs.get(stage_id)
-        if run is None:
-            made = self.client.create_run(
-                self.state.experiment, start_time=ms(event), tags=told, run_name=shortened(label, NAME)
-            )
-            run = self.state.runs[stage_id] = made.info.run_id
-        else:
-            self._write(self.client.update_run, run, status="RUNNING")
-            self._tag(run, told)
-        self.state.open.setdefault(stage_id, 0)
-        self._write(self.client.log_batch, run, params=[Param(name, text) for name, text in params.items()])
-        return run
-
-    def _close(self, stage_id: str, status: str, event: Event) -> None:
-        self.flush()
-        self._write(self.client.set_terminated, self.state.runs[stage_id], STATUS.get(status, "FAILED"), ms(event))
-        self.state.open.pop(stage_id, None)
-
-    def _tag(self, run: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self._write(self.client.log_batch, run, tags=[RunTag(name, value[:TAG]) for name, value in tags.items()])
-
-    def _points(self, run: str, values: Mapping[str, Any], event: Event, *, step: int) -> None:
-        from mlflow.entities import Metric
-
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-        points = [Metric(clean(name), number, ms(event), step) for name, number in numbers.items()]
-        self.points.setdefault(run, []).extend(points)
-
     def _datasets(self, run: str, inputs: Mapping[str, str], *, evaluated: bool) -> None:
-        """Inputs that are rows (made by prepare or split) as MLflow datasets: the input's name, its key as digest."""
+        """Inputs that are rows (made by prepare, reserve or split) as MLflow datasets: name, and key as digest."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         context = InputTag("mlflow.data.context", "evaluation" if evaluated else "training")
@@ -188,7 +160,7 @@ class Writer:
                 [context],
             )
             for name, ref in inputs.items()
-            if ref.startswith(("prepare-", "split-"))
+            if ref.startswith(("prepare-", "reserve-", "split-"))
         ]
         if found:
             self._write(self.client.log_inputs, run, datasets=found)
@@ -196,7 +168,7 @@ class Writer:
     def _trained(self, run: str, folder: Path) -> None:
         """Log what describes a trained model; the weights too, if their place is a local folder or the user says so."""
         for file in sorted(folder.iterdir()):
-            if file.suffix in SMALL_SUFFIXES and file.stat().st_size <= SMALL_BYTES:
+            if _small(file):
                 self._write(self.client.log_artifact, run, file)
         model = folder / "model"
         if not model.is_dir():
@@ -229,21 +201,18 @@ class Writer:
         if not path:
             return None
         name, storage = Path(path).name, self.run_dir.parent.parent
-        return next((p for p in (Path(path), storage / "artifacts" / name, self.run_dir / name) if p.exists()), None)
+        own = storage / "searches" / self.run_dir.name / name
+        places = (Path(path), storage / "artifacts" / name, self.run_dir / name, own)
+        return next((place for place in places if place.exists()), None)
 
-    def _write(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Make a call; what can never succeed (refused by the server, no right to write) is noted and skipped."""
-        from mlflow.exceptions import MlflowException
 
-        try:
-            call(*args, **kwargs)
-        except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
-            refusal = str(error)
-        except (ImportError, PermissionError, FileNotFoundError) as error:
-            refusal = f"{type(error).__name__}: {error}"
-        else:
-            return
-        if refusal not in self.refused:
-            self.refused.append(refusal)
+def _asked(event: Event) -> dict[str, Any]:
+    """What makes a run what it is: of a trial its values, of a search its file, but what may grow, else the job."""
+    if "parent" in event:
+        return event["values"]
+    told = event.get("job") or {}
+    return {name: value for name, value in told.items() if event.get("kind") != SEARCH or name not in GROWS}
+
+
+def _small(file: Path) -> bool:
+    return file.suffix in SMALL_SUFFIXES and file.stat().st_size <= SMALL_BYTES

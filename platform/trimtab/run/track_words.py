@@ -97,6 +97,20 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def default_uri(storage: Path) -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite file in the storage folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(storage)
+
+
+def _own_uri(storage: Path) -> str:
+    return f"sqlite:///{Path(storage).resolve()}/mlflow.db"
+
+
+def artifacts_of(uri: str, storage: Path) -> str | None:
+    """Where a new experiment keeps its files: in the storage folder where the store is there too."""
+    return (storage / "mlartifacts").as_uri() if uri == _own_uri(storage) else None
+
+
 def experiment_id(client: MlflowClient, name: str, place: str | None) -> str:
     """The id of the experiment, made if the server has none of this name; TrimtabError when it was deleted there."""
     from mlflow.exceptions import MlflowException

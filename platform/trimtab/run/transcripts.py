@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.run.deployments import ENSEMBLE, EXPERIMENT, VERSION
-from trimtab.run.track import artifacts_of
-from trimtab.run.track_words import connect, experiment_id
+from trimtab.run.track_words import artifacts_of, connect, experiment_id
 
 
 def keep(facts: Mapping[str, Any]) -> str:

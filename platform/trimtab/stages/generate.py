@@ -59,7 +59,7 @@ def generate(
     from trimtab.training.world import world
 
     ranks, table = world(), read_jsonl(rows / ROWS)
-    sources = _sources(spec, model, helpers or {})
+    sources = sources_of(spec, model, helpers or {})
     tokenizer = _tokenizer(sources[BASE], compute.cache)
     kept = _fitting(table, tokenizer, spec.sampling.max_prompt_tokens, told=rows / ROWS)
     found = _found(partial) if ranks.first else {}
@@ -79,7 +79,7 @@ def generate(
     return _counts(made) | {"dropped_long_prompt": len(table) - len(kept), "resumed": len(done)}
 
 
-def _sources(spec: GenerateSpec, model: Path | None, trained: Mapping[str, Path]) -> dict[str, ModelSpec]:
+def sources_of(spec: GenerateSpec, model: Path | None, trained: Mapping[str, Path]) -> dict[str, ModelSpec]:
     """Base and helpers by name, as earlier stages made them or of their own."""
     from trimtab.models.language import made_by
 
@@ -141,25 +141,28 @@ def _opened(
     spec: GenerateSpec, sources: dict[str, ModelSpec], tokenizer: PreTrainedTokenizerBase, compute: Compute
 ) -> Draws:
     if isinstance(spec, GuidedSpec):
-        return _opened_together(spec, sources, compute)
+        return opened_together(spec, sources, compute)
     from trimtab.models.language import LanguageModel, end_ids, load_language
 
     network = load_language(sources[BASE], compute.cache)
     return LanguageModel(network, ends=end_ids(network, tokenizer), batch=compute.inference_batch)
 
 
-def _opened_together(spec: GuidedSpec, sources: dict[str, ModelSpec], compute: Compute) -> Draws:
-    """All in one decoder; for a search each in its own."""
+def opened_together(spec: GuidedSpec, sources: dict[str, ModelSpec], compute: Compute) -> Draws:
+    """All in one decoder; for nudging or a search each in its own."""
+    from trimtab.methods.guides.nudging import Nudging
     from trimtab.methods.searches._base import Search
     from trimtab.models.guided import GuidedLM, open_ensemble, shared_tokenizer
+    from trimtab.models.nudged import NudgedLM
     from trimtab.models.searched import SearchedLM
 
     sampling = spec.sampling
     room = {"slots": compute.inference_batch, "context": sampling.max_prompt_tokens + sampling.max_new_tokens + 1}
-    if isinstance(spec.guide, Search):
-        shared_tokenizer(sources, compute.cache)
-        base, *helpers = (open_ensemble({name: one}, compute.cache, **room)[0] for name, one in sources.items())
-        return SearchedLM(spec.guide, base, helpers)
+    if isinstance(spec.guide, Nudging | Search):
+        tokenizer = shared_tokenizer(sources, compute.cache)
+        alone = [open_ensemble({name: one}, compute.cache, **room)[0] for name, one in sources.items()]
+        nudges = isinstance(spec.guide, Nudging)
+        return NudgedLM(spec.guide, alone, tokenizer) if nudges else SearchedLM(spec.guide, alone[0], alone[1:])
     return GuidedLM(open_ensemble(sources, compute.cache, **room)[0], spec.guide)
 
 

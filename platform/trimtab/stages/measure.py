@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,41 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from trimtab.models.token_table import Logprobs
-
-Row = dict[str, Any]
 SAMPLES = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A prompt's samples: log-probs of every token by policy and reference, and log pi - log pi_reference of each."""
+
+    row: dict[str, Any]
+    ours_KT: list[NDArray[np.float64]]
+    theirs_KT: list[NDArray[np.float64]]
+    kl: list[float | None]
+
+    @property
+    def tokens(self) -> list[int]:
+        return list(map(len, self.ours_KT))
+
+
+def sampled(spec: MeasureSpec, rows: Path, *, reference: Path, policy: Path | None) -> Iterator[Sampled]:
+    """Every prompt of `rows`. Raises ModelError where policy and reference have other tokenizers."""
+    from trimtab.data.tables import read_jsonl
+    from trimtab.stages.logprobs import Logprobs
+
+    ours, theirs = Logprobs(policy or reference), Logprobs(reference)
+    if ours.tokenizer != theirs.tokenizer:
+        raise ModelError(
+            f"the policy's tokenizer is not the reference's ({ours.tokenizer} and {theirs.tokenizer}): their distance "
+            "is taken token by token, so use models with one vocabulary"
+        )
+    known = spec.kl if isinstance(spec, KnownDistance) else None
+    for row in read_jsonl(rows / ROWS):
+        ours_KT, theirs_KT = (
+            [who.of(row["id"], k)[1].double().numpy() for k in range(len(row["candidates"]))] for who in (ours, theirs)
+        )
+        kl = [known if policy is None else float((a - b).sum()) for a, b in zip(ours_KT, theirs_KT, strict=True)]
+        yield Sampled(row, ours_KT, theirs_KT, kl)
 
 
 @stage(version=1, on="driver")
@@ -41,41 +74,29 @@ def measure(
     """
     from statistics import fmean
 
-    from trimtab.data.tables import read_jsonl, write_jsonl
+    from trimtab.data.tables import write_jsonl
     from trimtab.policy_metrics import kl_estimates
-    from trimtab.stages.logprobs import Logprobs
 
-    golden, ours, theirs = read_scores(gold), Logprobs(policy or reference), Logprobs(reference)
-    _same_tokenizer(ours, theirs)
-    known = spec.kl if isinstance(spec, KnownDistance) else None
-    table, said, said_before = [], [], []
-    for row in read_jsonl(rows / ROWS):
-        ours_KT, theirs_KT = (_logprobs(who, row) for who in (ours, theirs))
-        said += ours_KT
-        said_before += theirs_KT
-        apart_K = [float((a - b).sum()) for a, b in zip(ours_KT, theirs_KT, strict=True)]
-        kl_K = apart_K if policy else [known] * len(apart_K)
-        table.append(_sampled(row) | {"gold": golden[row["id"]], "kl": kl_K, "tokens": list(map(len, ours_KT))})
+    golden = read_scores(gold)
+    found = list(sampled(spec, rows, reference=reference, policy=policy))
+    table = [
+        {
+            "id": one.row["id"],
+            "prompt": one.row["prompt"],
+            "completions": [candidate["text"] for candidate in one.row["candidates"]],
+            "gold": golden[one.row["id"]],
+            "kl": one.kl,
+            "tokens": one.tokens,
+        }
+        for one in found
+    ]
     write_jsonl(out / SAMPLES, table)
-    found = kl_estimates(said, said_before)
-    distance = {"kl": found.k1, "kl_k3": found.k3} if policy else {} if known is None else {"kl": known}
-    gold_mean = fmean(value for row in table for value in row["gold"])
-    return {"rows": len(table), "gold": gold_mean, "tokens": fmean(map(len, said)), **distance}
-
-
-def _same_tokenizer(ours: Logprobs, theirs: Logprobs) -> None:
-    if ours.tokenizer != theirs.tokenizer:
-        raise ModelError(
-            f"the policy's tokenizer is not the reference's ({ours.tokenizer} and {theirs.tokenizer}): their distance "
-            "is taken token by token, so use models with one vocabulary"
-        )
-
-
-def _logprobs(who: Logprobs, row: Row) -> list[NDArray[np.float64]]:
-    """Of every token of every completion of a row."""
-    return [who.of(row["id"], k)[1].double().numpy() for k in range(len(row["candidates"]))]
-
-
-def _sampled(row: Row) -> Row:
-    completions = [candidate["text"] for candidate in row["candidates"]]
-    return {"id": row["id"], "prompt": row["prompt"], "completions": completions}
+    apart = kl_estimates([a for one in found for a in one.ours_KT], [b for one in found for b in one.theirs_KT])
+    known = spec.kl if isinstance(spec, KnownDistance) else None
+    distance = {"kl": apart.k1, "kl_k3": apart.k3} if policy else {} if known is None else {"kl": known}
+    return {
+        "rows": len(table),
+        "gold": fmean(value for row in table for value in row["gold"]),
+        "tokens": fmean(tokens for one in found for tokens in one.tokens),
+        **distance,
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,25 @@ def rank(spec: RankSpec, out: Path, *, compute: Compute, data: Path, **by: Path)
     from trimtab.data.formats import stable_hash
     from trimtab.data.tables import read_jsonl, write_jsonl
 
-    given = read_scores(by["scores"]) if "scores" in by else implied(by["after"], by["before"], spec.beta)
-    predictions = []
+    given, predictions = ordering(spec, by), []
     for row in read_jsonl(data / ROWS):
-        ours = _of(given, row)
         second_is_better = int(stable_hash("order", row["id"])[-1], 16) % 2
-        difference = (ours[row["chosen_index"]] - ours[row["rejected_index"]]) * (1 if second_is_better else -1)
+        difference = difference_of(given, row) * (1 if second_is_better else -1)
         p = 1 / (1 + math.exp(-max(-60.0, min(60.0, difference))))
         predictions.append({"id": row["id"], "label": second_is_better, "probs": [round(1 - p, 7), round(p, 7)]})
     write_jsonl(out / PREDICTIONS, predictions)
     return scored([row["probs"] for row in predictions], [row["label"] for row in predictions], bins=spec.ece_bins)
+
+
+def ordering(spec: RankSpec, by: Mapping[str, Path]) -> dict[str, list[float]]:
+    """What completions are ordered by: `scores`, or the reward that a policy implies, `after` and `before` training."""
+    return read_scores(by["scores"]) if "scores" in by else implied(by["after"], by["before"], spec.beta)
+
+
+def difference_of(given: dict[str, list[float]], pair: dict[str, Any]) -> float:
+    """How much higher what is chosen is than what is rejected. Raises DataError where there are no scores for it."""
+    ours = _of(given, pair)
+    return ours[pair["chosen_index"]] - ours[pair["rejected_index"]]
 
 
 def _of(given: dict[str, list[float]], row: dict[str, Any]) -> list[float]:

@@ -15,6 +15,7 @@ from trimtab.stages.generate import SPEED
 from trimtab.stages.measure import SAMPLES
 from trimtab.stages.pairs import read_scores
 from trimtab.stages.report import PAGE, PICTURE, TABLE, Parts, as_written, label_quality, predictions_of, role_of, times
+from trimtab.stages.reserve import set_aside
 
 if TYPE_CHECKING:
     from trimtab.metrics import Bootstrap, Interval
@@ -122,10 +123,11 @@ class Collected:
         )
 
     def _notes(self) -> list[str]:
-        if "supervisor" not in self.measured or self.spec.supervisor.kind == "policy":
-            return []
-        who = "the judges'" if self.spec.supervisor.kind == "debate" else "the weak reward model's"
-        return [f"supervisor: its gold reward is the weak policy's, its preference accuracy {who}."]
+        notes = set_aside(self.spec)
+        if "supervisor" in self.measured and self.spec.supervisor.kind != "policy":
+            who = "the judges'" if self.spec.supervisor.kind == "debate" else "the weak reward model's"
+            notes.append(f"supervisor: its gold reward is the weak policy's, its preference accuracy {who}.")
+        return notes
 
     def _model(self, name: str) -> PolicyResult:
         import numpy as np
@@ -171,7 +173,6 @@ class Collected:
             if role_of(key) == "guided" and key.rpartition(" ")[0] == name.rpartition(" ")[0]
         ]
         before = [self.measured[key] for key in sweep[: sweep.index(name)]] if name in sweep else []
-
         rounds = sorted(
             (key for key in self.rounds if key.startswith(f"{name}@")), key=lambda key: int(key.split("@")[1])
         )

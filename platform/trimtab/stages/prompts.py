@@ -40,7 +40,8 @@ def divide(spec: SplitSpec, out: Path, *, compute: Compute, rows: Path, scores: 
     """
     import json
 
-    from trimtab.data.splits import manifest, split_prompts
+    from trimtab.data.manifest import manifest
+    from trimtab.data.splits import split_prompts
     from trimtab.data.tables import read_candidates, read_jsonl, write_jsonl
 
     drawn = split_prompts(read_candidates(rows / ROWS), spec)

@@ -12,6 +12,7 @@ from trimtab.compute import Compute
 from trimtab.spec import Spec
 from trimtab.stages._base import Metrics, stage
 from trimtab.stages.evaluate import PREDICTIONS
+from trimtab.stages.reserve import set_aside
 
 if TYPE_CHECKING:
     from trimtab.metrics import Bootstrap
@@ -118,7 +119,8 @@ def _collect(spec: Spec, found: Parts, predictions: dict[str, Any], boot: Bootst
         created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         models=[_model(name, found, predictions, boot) for name in predictions],
         stages=times(found),
-        notes=["oracle/ curves are measured on truth during training; nothing is chosen by them."] * spec.oracle,
+        notes=["oracle/ curves are measured on truth during training; nothing is chosen by them."] * spec.oracle
+        + set_aside(spec),
         data=_splits(found),
         label_quality=label_quality(found),
         level=spec.report.level,

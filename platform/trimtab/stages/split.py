@@ -15,7 +15,8 @@ def split(spec: SplitSpec, out: Path, *, compute: Compute, rows: Path) -> Metric
     """Parts `supervise`, `test` (with labels), `transfer`, `transfer.0` ... (without), and `truth` for transfer."""
     import json
 
-    from trimtab.data.splits import manifest, split_rows
+    from trimtab.data.manifest import manifest
+    from trimtab.data.splits import split_rows
     from trimtab.data.tables import Row, read_jsonl, write_jsonl
 
     parts = split_rows([Row(**row) for row in read_jsonl(rows / ROWS)], spec)

@@ -23,6 +23,9 @@ class Speak(TrainerCallback):
         self.out, self.trainer = out, trainer
         self.meter: progress.Meter | None = None
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        progress.emit("progress", done=state.global_step, total=state.max_steps, tokens_per_s=0)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.meter is None:
             self.meter = progress.Meter(state.max_steps)

@@ -50,6 +50,7 @@ class Desk:
         self.workers = workers
         self.groups = [_Group() for _ in range(groups)]
         self.events: list[dict[str, Any]] = []
+        self.closed = False
         self.changed = asyncio.Condition()
 
     async def _change(self) -> None:
@@ -73,11 +74,26 @@ class Desk:
             at.attempt, at.taken = at.attempt + at.taken, False
         await self._change()
 
-    async def next(self, group: int, life: str, after: int) -> tuple[int, dict[str, Any]]:
-        """The stage to run after number `after`; a new life (-1) gets the unfinished one again, a lost one nothing."""
+    async def begun(self, group: int) -> None:
+        """Wait for a group's first workers."""
         async with self.changed:
-            await self.changed.wait_for(lambda: self._waits(self.groups[group], life, after))
+            await self.changed.wait_for(lambda: self.groups[group].life is not None)
+
+    async def close(self) -> None:
+        """There will be nothing more: workers that are free, or get free, end."""
+        self.closed = True
+        await self._change()
+
+    async def next(self, group: int, life: str, after: int) -> tuple[int, dict[str, Any] | None]:
+        """The stage to run after number `after`; a new life (-1) gets the unfinished one again, a lost one nothing.
+
+        None once the desk is closed.
+        """
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.closed or self._waits(self.groups[group], life, after))
         at = self.groups[group]
+        if self.closed:
+            return after, None
         at.taken = True
         return at.number, at.task | {"attempt": at.attempt, "ticket": (life, at.number)}
 

@@ -37,6 +37,8 @@ def serve(config: dict[str, Any]) -> None:
     ray.get(desk.begin.remote(group, life))
     while True:
         done, task = ray.get(desk.next.remote(group, life, done))
+        if task is None:
+            return
         end = _run(task, desk)
         ray.get(desk.end.remote(group, ranks.rank, ticket=task["ticket"], end=end))
         if end.error and ranks.size > 1:
@@ -105,6 +107,12 @@ class Group:
             ).fit()
         except BaseException as error:  # noqa: BLE001
             self.failure = error
+
+    def up(self) -> None:
+        """Wait until its workers are there, or are not to come."""
+        begun = self.desk.begun.remote(self.number)
+        while self.thread.is_alive() and not self.stopping and not ray.wait([begun], timeout=0.5)[0]:
+            pass
 
     def run(self, task: dict[str, Any]) -> dict[str, float]:
         """Run a stage on this group and wait; what rank 0 returned.

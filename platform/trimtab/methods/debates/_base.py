@@ -17,6 +17,7 @@ from pydantic import Field
 from trimtab.errors import StageError
 from trimtab.methods.debates._said import Quote, said
 from trimtab.methods.debates._wording import Worded, Wording
+from trimtab.ranges import RandInt, Ranges, Uniform
 from trimtab.spec import Method
 
 Message = dict[str, str]
@@ -86,6 +87,7 @@ class Ask:
 class DebateProtocol(Worded, Method):
     """Who speaks when, how long, and in which words."""
 
+    ranges: ClassVar[Ranges] = {"turns": RandInt(randint=(1, 4)), "temperature": Uniform(uniform=(0.4, 1))}
     turns: int = Field(3, ge=1, le=12, description="turns of each speaker")
     words: int = Field(
         100, ge=1, le=1000, description="words of a turn that stand, behind those it is given to begin with"

@@ -5,13 +5,14 @@ Departure: log-probs stand where the paper has raw logits; the two differ by one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.errors import StageError
 from trimtab.methods._torch import torch
 from trimtab.methods.guides._base import Fused, Guide, Weight
+from trimtab.ranges import Choice, LogUniform, Ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ class Args(Guide):
     The reward comes in between: ask `candidates`, score prefix and token, and call.
     """
 
+    ranges: ClassVar[Ranges] = {"weight": LogUniform(loguniform=(0.5, 2)), "k": Choice(choice=(5, 10, 20))}
     kind: Literal["args"] = "args"
     k: int = Field(10, ge=1, le=100, description="tokens of the base that are looked at")
     weight: Weight = Field(1.0, description="weight of the reward")

@@ -8,12 +8,13 @@ Departure: a distribution comes out, the softmax of the scores; the paper search
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods._torch import torch
 from trimtab.methods.guides._base import Blend, Fused, fuse
+from trimtab.ranges import LogUniform, Ranges, Uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,11 @@ class Contrastive(Blend):
     Extrapolation: (1 + coef) log p - coef log p_amateur.
     """
 
+    ranges: ClassVar[Ranges] = {
+        "coef": Uniform(uniform=(0.1, 1)),
+        "mask": LogUniform(loguniform=(0.01, 0.5)),
+        "amateur_temperature": Uniform(uniform=(0.5, 1.5)),
+    }
     kind: Literal["contrastive"] = "contrastive"
     coef: float = Field(1.0, ge=0, le=10, description="weight of the amateur")
     mask: float = Field(0.1, ge=0, le=1, description="tokens below this part of the likeliest's probability are out")

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from trimtab.errors import StageError
 from trimtab.methods._torch import torch
 from trimtab.methods.guides._base import Blend, Fused, fuse
+from trimtab.ranges import Ranges, Uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,7 @@ class Fusion(Blend):
     `one_expert` gives an alpha to one expert and 0 to the others; `joint` searches the grid over all of them.
     """
 
+    ranges: ClassVar[Ranges] = {"max": Uniform(uniform=(0.5, 3))}
     kind: Literal["fusion"] = "fusion"
     min: float = Field(0.0, ge=0, le=10, description="least alpha")
     max: float = Field(2.0, ge=0, le=10, description="most alpha")

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods.guides._base import Linear, each
+from trimtab.ranges import LogUniform, Ranges
 
 Alpha = Annotated[float, Field(ge=0, le=10)]
 
@@ -17,6 +18,7 @@ Alpha = Annotated[float, Field(ge=0, le=10)]
 class GenArm(Linear):
     """Xu et al. 2024: log p_base + sum_i alpha_i log p_i; alpha is 1 / beta of the reward-KL trade-off."""
 
+    ranges: ClassVar[Ranges] = {"alpha": LogUniform(loguniform=(0.2, 4))}
     kind: Literal["genarm"] = "genarm"
     alpha: Alpha | tuple[Alpha, ...] = Field(1.0, description="weight of every helper, or one each")
     normalize: bool = Field(False, description="divide the weights by 1 + their sum")

@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from itertools import pairwise, takewhile
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods.guides._base import Guide
 from trimtab.methods.guides._nudging import Draft, End, Piece, Reason, Why, Writer, cut, joined
+from trimtab.ranges import Ranges, Uniform
 
 WORD = re.compile(" (?=[^ ])")
 """Where a word starts, with the space before it."""
@@ -30,6 +31,7 @@ SAME = 3
 class Nudging(Guide):
     """Fei et al. 2024: the base writes while max p >= gamma, the nudger writes the words in between."""
 
+    ranges: ClassVar[Ranges] = {"gamma": Uniform(uniform=(0.2, 0.5))}
     kind: Literal["nudging"] = "nudging"
     gamma: float = Field(0.4, ge=0, le=1, description="the base's top-1 probability from which on it is sure")
     window: int = Field(16, ge=1, le=256, description="tokens written at once")

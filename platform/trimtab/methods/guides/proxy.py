@@ -6,16 +6,18 @@ start. Without it the base stands in for it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods.guides._base import Linear, Weight, each
+from trimtab.ranges import Ranges, Uniform
 
 
 class Proxy(Linear):
     """Liu et al. 2024: log p_base + sum_i alpha_i (log p_expert_i - log p_untuned)."""
 
+    ranges: ClassVar[Ranges] = {"alpha": Uniform(uniform=(0.25, 2))}
     kind: Literal["proxy"] = "proxy"
     alpha: Weight | tuple[Weight, ...] = Field(1.0, description="weight of every expert, or one each")
     untuned: bool = Field(True, description="the last helper is the experts' untuned start")

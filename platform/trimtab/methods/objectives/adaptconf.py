@@ -5,12 +5,13 @@ Departure: the authors' code can add a loss on the truth; there is none here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods._torch import torch
 from trimtab.methods.objectives._base import LabelBatch, Loss, Objective, cross_entropy, one_hot, ramp
+from trimtab.ranges import LogUniform, Ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,10 @@ class AdaptConf(Objective):
     for all rows, rising to `aux_coef`.
     """
 
+    ranges: ClassVar[Ranges] = {
+        "temperature": LogUniform(loguniform=(0.1, 4), when={"weighting": "adaptive"}),
+        "kd_temperature": LogUniform(loguniform=(1, 8)),
+    }
     kind: Literal["adaptconf"] = "adaptconf"
     weighting: Literal["adaptive", "ramp"] = Field("adaptive", description="a per row (AdaptConf) or ramped (AugConf)")
     temperature: float = Field(0.5, gt=0, le=100, description="T of a; only with weighting: adaptive")

@@ -6,16 +6,18 @@ cross-entropy and so no penalty at all. Here the gradient flows through both fac
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods.objectives._base import LabelBatch, Loss, Objective, cross_entropy, ramp
+from trimtab.ranges import Ranges, Uniform
 
 
 class Entropy(Objective):
     """Burns et al. 2023: mean_B (1 - a) CE(z, q) + a H(p), with `a` rising linearly to `aux_coef`."""
 
+    ranges: ClassVar[Ranges] = {"aux_coef": Uniform(uniform=(0.1, 0.6)), "warmup": Uniform(uniform=(0, 0.4))}
     kind: Literal["entropy"] = "entropy"
     aux_coef: float = Field(0.5, ge=0, le=1, description="a: weight of the student's own entropy")
     warmup: float = Field(0.2, ge=0, le=1, description="fraction of training over which a rises")

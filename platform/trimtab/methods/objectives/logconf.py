@@ -15,6 +15,7 @@ from pydantic import Field
 
 from trimtab.methods._torch import torch
 from trimtab.methods.objectives._base import LabelBatch, Loss, Objective, cross_entropy, one_hot, ramp
+from trimtab.ranges import Ranges, Uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,7 @@ class LogConf(Objective):
     """Burns et al. 2023: mean_B CE(z, (1 - a) q + a h), with `a` rising to `aux_coef`."""
 
     whole_batch: ClassVar[bool] = True
+    ranges: ClassVar[Ranges] = {"aux_coef": Uniform(uniform=(0.25, 0.9)), "warmup": Uniform(uniform=(0, 0.4))}
     kind: Literal["logconf"] = "logconf"
     aux_coef: float = Field(0.5, ge=0, le=1, description="a: weight of the student's own hardened labels")
     warmup: float = Field(0.2, ge=0, le=1, description="fraction of training over which a rises")

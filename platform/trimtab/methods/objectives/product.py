@@ -5,17 +5,19 @@ Departure: the authors' code declares a warm-up that it never uses; there is non
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods._torch import torch
 from trimtab.methods.objectives._base import LabelBatch, Loss, Objective, cross_entropy
+from trimtab.ranges import Ranges, Uniform
 
 
 class Product(Objective):
     """Burns et al. 2023: the target is the row-normalised p^beta q^alpha, without gradient."""
 
+    ranges: ClassVar[Ranges] = {"alpha": Uniform(uniform=(0.25, 2)), "beta": Uniform(uniform=(0.25, 2))}
     kind: Literal["product"] = "product"
     alpha: float = Field(1.0, ge=0, le=8, description="power of the weak label")
     beta: float = Field(1.0, ge=0, le=8, description="power of the student's own probability")

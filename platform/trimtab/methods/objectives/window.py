@@ -5,16 +5,18 @@ Departure: the authors' binary condition max p < 1/2 + radius reads max p < 1/C 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods.objectives._base import LabelBatch, Loss, Objective, cross_entropy
+from trimtab.ranges import Ranges, Uniform
 
 
 class Window(Objective):
     """EleutherAI 2024: (1/B) sum over rows with max p < 1/C + radius of CE(z, q); other rows count as 0."""
 
+    ranges: ClassVar[Ranges] = {"radius": Uniform(uniform=(0.05, 0.35))}
     kind: Literal["window"] = "window"
     radius: float = Field(0.15, gt=0, le=1, description="how far above chance a student may be sure and still learn")
 

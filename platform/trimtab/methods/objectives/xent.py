@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods.objectives._base import LabelBatch, Loss, Objective, cross_entropy, one_hot
+from trimtab.ranges import Choice, Ranges
 
 
 class Xent(Objective):
     """Burns et al. 2023: mean_B -sum_c q_c log p_c; `hard` replaces q by its argmax."""
 
+    ranges: ClassVar[Ranges] = {"hard": Choice(choice=(False, True))}
     kind: Literal["xent"] = "xent"
     hard: bool = Field(False, description="train on the likeliest class of each weak label only")
 

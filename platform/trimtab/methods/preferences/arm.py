@@ -5,18 +5,20 @@ The loss is DPO's under a reference of probability one.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods._pairs import log_loss, row_mean
 from trimtab.methods.objectives._base import Loss
 from trimtab.methods.preferences._base import PairBatch, PairObjective, watched
+from trimtab.ranges import LogUniform, Ranges
 
 
 class Arm(PairObjective):
     """Xu et al. 2024: mean_B -log s(beta_r (log pi(c) - log pi(r)) - gamma), summed over tokens."""
 
+    ranges: ClassVar[Ranges] = {"beta_r": LogUniform(loguniform=(0.01, 0.5))}
     kind: Literal["arm"] = "arm"
     beta_r: float = Field(0.05, gt=0, le=100, description="scale of the reward")
     gamma: float = Field(0.0, ge=0, le=100, description="target margin")

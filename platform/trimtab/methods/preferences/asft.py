@@ -6,13 +6,14 @@ both weights given, as Gorbatovski et al. 2025 (arXiv 2502.01237) have it; the d
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods._pairs import log_loss, row_mean
 from trimtab.methods.objectives._base import Loss
 from trimtab.methods.preferences._base import PairBatch, PairObjective, log_odds, watched
+from trimtab.ranges import Choice, LogUniform, Ranges, Uniform
 
 
 class Asft(PairObjective):
@@ -21,6 +22,11 @@ class Asft(PairObjective):
     a is the mean log-prob of a token, o its log-odds. With beta = 1 the bracket is a_c + log(1 - exp a_r).
     """
 
+    ranges: ClassVar[Ranges] = {
+        "ce_coef": Choice(choice=(0.0, 1.0)),
+        "odds_coef": LogUniform(loguniform=(0.05, 1)),
+        "beta": Uniform(uniform=(0.1, 1)),
+    }
     kind: Literal["asft"] = "asft"
     ce_coef: float = Field(1.0, ge=0, le=100, description="weight of the cross-entropy on chosen")
     odds_coef: float = Field(0.1, ge=0, le=100, description="lambda: weight of the alignment term")

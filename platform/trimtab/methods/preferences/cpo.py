@@ -5,13 +5,14 @@ Departure: the cross-entropy is averaged over each row's tokens, where TRL avera
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from trimtab.methods._pairs import log_loss, row_mean
 from trimtab.methods.objectives._base import Loss
 from trimtab.methods.preferences._base import PairBatch, PairObjective, watched
+from trimtab.ranges import LogUniform, Ranges, Uniform
 
 
 class Cpo(PairObjective):
@@ -20,6 +21,7 @@ class Cpo(PairObjective):
     `hinge` is max(0, 1 - z); `ipo` is (a_c - a_r - 1 / (2 beta))^2.
     """
 
+    ranges: ClassVar[Ranges] = {"beta": LogUniform(loguniform=(0.01, 1)), "cpo_alpha": Uniform(uniform=(0, 1))}
     kind: Literal["cpo"] = "cpo"
     loss_type: Literal["sigmoid", "hinge", "ipo"] = Field("sigmoid", description="the loss of a pair, by TRL's name")
     beta: float = Field(0.1, gt=0, le=100, description="scale of the reward")

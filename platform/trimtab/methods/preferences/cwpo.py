@@ -6,7 +6,7 @@ A weak reward model's margin m weighs a pair by 2 (s(|m|) - 1/2), which is |2p -
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from trimtab.methods.preferences.cpo import Cpo
 from trimtab.methods.preferences.dpo import Dpo
 from trimtab.methods.preferences.orpo import Orpo
 from trimtab.methods.preferences.simpo import Simpo
+from trimtab.ranges import LogUniform, Ranges
 
 Base = Annotated[Dpo | Simpo | Orpo | Asft | Cpo | Arm, Field(discriminator="kind")]
 
@@ -26,6 +27,7 @@ Base = Annotated[Dpo | Simpo | Orpo | Asft | Cpo | Arm, Field(discriminator="kin
 class Cwpo(PairObjective):
     """Afzali et al. 2026: mean_B |2p - 1| l, l the loss of `base`; the weights are not normalised."""
 
+    ranges: ClassVar[Ranges] = {"base.beta": LogUniform(loguniform=(0.05, 0.5))}
     kind: Literal["cwpo"] = "cwpo"
     base: Base = Field(Dpo(beta=0.5), description="the objective whose row losses are weighted")
 

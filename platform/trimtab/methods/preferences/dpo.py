@@ -23,12 +23,17 @@ from trimtab.methods.preferences._losses import (
     LossType,
     Terms,
 )
+from trimtab.ranges import Choice, LogUniform, Ranges
 
 
 class Dpo(PairObjective):
     """Rafailov et al. 2023: mean_B -log s(beta D), D = log pi/ref of chosen less that of rejected; p is not read."""
 
     needs: ClassVar[tuple[Role, ...]] = ("reference",)
+    ranges: ClassVar[Ranges] = {
+        "beta": LogUniform(loguniform=(0.01, 1)),
+        "label_smoothing": Choice(choice=(0.0, 0.05, 0.1, 0.2, 0.3), when={"loss_type": ["sigmoid", "robust"]}),
+    }
     kind: Literal["dpo"] = "dpo"
     loss_type: LossType = Field("sigmoid", description="the loss of a pair, by TRL's name")
     beta: float = Field(0.1, gt=0, le=100, description="how strongly the policy is held to its reference")

@@ -13,6 +13,7 @@ from trimtab.methods._pairs import row_mean
 from trimtab.methods._torch import torch
 from trimtab.methods.objectives._base import Loss
 from trimtab.methods.preferences._base import PairObjective, Role, UnpairedBatch
+from trimtab.ranges import LogUniform, Ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,11 @@ class Kto(PairObjective):
 
     needs: ClassVar[tuple[Role, ...]] = ("reference",)
     unpaired: ClassVar[bool] = True
+    ranges: ClassVar[Ranges] = {
+        "beta": LogUniform(loguniform=(0.01, 1)),
+        "desirable_weight": LogUniform(loguniform=(0.5, 2)),
+        "undesirable_weight": LogUniform(loguniform=(0.5, 2)),
+    }
     kind: Literal["kto"] = "kto"
     loss_type: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="with or without the reference point")
     beta: float = Field(0.1, gt=0, le=100, description="how strongly the policy is held to its reference")

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods._pairs import log_loss, row_mean
 from trimtab.methods.objectives._base import Loss
 from trimtab.methods.preferences._base import PairBatch, PairObjective, log_odds, watched
+from trimtab.ranges import LogUniform, Ranges, Uniform
 
 
 class Orpo(PairObjective):
@@ -21,6 +22,7 @@ class Orpo(PairObjective):
     a is the mean log-prob of a token, o its log-odds.
     """
 
+    ranges: ClassVar[Ranges] = {"odds_coef": LogUniform(loguniform=(0.05, 1)), "temperature": Uniform(uniform=(0.1, 1))}
     kind: Literal["orpo"] = "orpo"
     ce_coef: float = Field(1.0, ge=0, le=100, description="weight of the cross-entropy on chosen")
     odds_coef: float = Field(0.1, ge=0, le=100, description="the paper's lambda; TRL's beta")

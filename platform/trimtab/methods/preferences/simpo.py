@@ -5,7 +5,7 @@ With alpha, AlphaPO (Gupta et al. 2025, arXiv 2501.03884): the reward is (1 - p^
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from trimtab.methods._pairs import log_loss, row_mean
 from trimtab.methods._torch import torch
 from trimtab.methods.objectives._base import Loss
 from trimtab.methods.preferences._base import PairBatch, PairObjective, watched
+from trimtab.ranges import Ranges, Uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 class Simpo(PairObjective):
     """Meng et al. 2024, eq. 6: mean_B -log s(beta (a_c - a_r) - gamma), a the mean log-prob of a token."""
 
+    ranges: ClassVar[Ranges] = {"beta": Uniform(uniform=(2, 10)), "gamma_beta_ratio": Uniform(uniform=(0, 1))}
     kind: Literal["simpo"] = "simpo"
     beta: float = Field(2.0, gt=0, le=100, description="scale of the reward")
     gamma_beta_ratio: float = Field(0.5, ge=0, le=100, description="target margin gamma, divided by beta")

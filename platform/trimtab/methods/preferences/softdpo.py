@@ -13,12 +13,14 @@ from trimtab.errors import StageError
 from trimtab.methods._pairs import log_loss, row_mean
 from trimtab.methods.objectives._base import Loss
 from trimtab.methods.preferences._base import PairBatch, PairObjective, Role, watched
+from trimtab.ranges import LogUniform, Ranges
 
 
 class Softdpo(PairObjective):
     """mean_B -p log s(z) - (1 - p) log s(-z), z = beta D - margin; D as in DPO, p = 1 where unset."""
 
     needs: ClassVar[tuple[Role, ...]] = ("reference",)
+    ranges: ClassVar[Ranges] = {"beta": LogUniform(loguniform=(0.01, 1))}
     kind: Literal["softdpo"] = "softdpo"
     beta: float = Field(0.1, gt=0, le=100, description="how strongly the policy is held to its reference")
     margin_scale: float = Field(0.0, ge=0, le=100, description="z's margin is this times the pair's own")

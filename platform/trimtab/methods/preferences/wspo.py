@@ -13,12 +13,14 @@ from pydantic import Field
 from trimtab.methods._pairs import row_mean
 from trimtab.methods.objectives._base import Loss
 from trimtab.methods.preferences._base import PairBatch, PairObjective, Role, watched
+from trimtab.ranges import LogUniform, Ranges
 
 
 class Wspo(PairObjective):
     """Zhu et al. 2025: mean_B mean_t [beta log pi/ref - log weak/weak_ref]^2 over the tokens of chosen."""
 
     needs: ClassVar[tuple[Role, ...]] = ("reference", "weak", "weak_reference")
+    ranges: ClassVar[Ranges] = {"beta": LogUniform(loguniform=(0.05, 1))}
     kind: Literal["wspo"] = "wspo"
     beta: float = Field(0.1, gt=0, le=100, description="the policy shifts by 1 / beta of the weak policy's shift")
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import log
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trimtab.methods.searches._base import Response, Round, Sampler, Scorer, Search, best, grown
+from trimtab.ranges import Choice, Ranges
 
 
 class BestOfN(Search):
     """Stiennon et al. 2020: argmax_i score(y_i), y_1 ... y_n drawn from the base."""
 
+    ranges: ClassVar[Ranges] = {"n": Choice(choice=(2, 4, 8, 16))}
     kind: Literal["best_of_n"] = "best_of_n"
     n: int = Field(4, ge=1, le=256, description="responses drawn")
 

@@ -8,11 +8,12 @@ continues the others, so that one can fill the beam; a response that the limit c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from trimtab.methods.searches._base import Response, Round, Sampler, Scorer, Search, best, common, grown
+from trimtab.ranges import Choice, Ranges
 
 ROWS = 256
 """Responses drawn at once at most."""
@@ -21,6 +22,11 @@ ROWS = 256
 class ChunkBeam(Search):
     """Zhou et al. 2024: keep `width`, continue each `samples` times by `chunk` tokens, keep the best."""
 
+    ranges: ClassVar[Ranges] = {
+        "width": Choice(choice=(1, 2, 4)),
+        "samples": Choice(choice=(2, 4)),
+        "chunk": Choice(choice=(5, 10, 20, 30)),
+    }
     kind: Literal["chunk_beam"] = "chunk_beam"
     width: int = Field(2, ge=1, le=64, description="responses kept")
     samples: int = Field(2, ge=1, le=64, description="continuations of each")
