@@ -13,9 +13,9 @@ import yaml
 from optuna.trial import TrialState, create_trial
 
 from trimtab.run.log import EventLog
-from trimtab.search.importance import distribution, optuna_value
 from trimtab.search.job import Search, made, study_url
 from trimtab.search.record import RECORD, Measured, Told
+from trimtab.search.space import distribution, params
 from trimtab.search.spec import SearchSpec
 
 JOB = Path(__file__).parents[1] / "jobs" / "probe.yaml"
@@ -101,10 +101,17 @@ def fill(search: Search, trials: int, *, seed: int = 0, failing: float = 0.08, p
 def add(search: Search, study: optuna.Study, told: Told, state: TrialState) -> None:
     """A trial as a search leaves it in its study."""
     of = {field: distribution(search.spec.space[field]) for field in told.values}
-    params = {field: optuna_value(search.spec.space[field], value) for field, value in told.values.items()}
     values = [told.metrics[name].mean for name in search.spec.metrics] if state == TrialState.COMPLETE else None
     attrs = {RECORD: told.as_json()}
-    study.add_trial(create_trial(state=state, values=values, params=params, distributions=of, user_attrs=attrs))
+    study.add_trial(
+        create_trial(
+            state=state,
+            values=values,
+            params=params(search.spec.space, told.values),
+            distributions=of,
+            user_attrs=attrs,
+        )
+    )
 
 
 def final_of(search: Search, values: dict[str, Any], verdict: str = "beats") -> dict[str, Any]:

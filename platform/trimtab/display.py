@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -120,6 +120,13 @@ def state_of(lines: list[Line]) -> str:
     return "waiting" if states == {"waiting"} else "running"
 
 
+def live(console: Console, drawn: Callable[[], RenderableType]) -> Live:
+    """What is drawn anew four times a second; what stages print does not get between."""
+    return Live(
+        console=console, refresh_per_second=4, get_renderable=drawn, redirect_stdout=False, redirect_stderr=False
+    )
+
+
 class Tree:
     """The live stage tree of a terminal, by seed: bars, time left and tokens a second of what runs.
 
@@ -128,13 +135,7 @@ class Tree:
 
     def __init__(self, console: Console) -> None:
         self.board, self.started, self.console = Board(), time.time(), console
-        self.live = Live(
-            console=console,
-            refresh_per_second=4,
-            get_renderable=self.drawn,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self.live = live(console, self.drawn)
 
     def __call__(self, event: Event) -> None:
         self.board.hear(event)

@@ -9,12 +9,11 @@ from functools import partial
 from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.display import MARKS, Event, Lines, Tree, display, seconds
+from trimtab.display import MARKS, Event, Lines, Tree, display, live, seconds
 from trimtab.run.log import Listener
 from trimtab.search.board import brief_names, text_of
 from trimtab.search.importance import LEAST
@@ -111,13 +110,7 @@ class SearchScreen:
 
     def __init__(self, console: Console, *, search: Search) -> None:
         self.tally, self.console, self.final = Tally(search), console, None
-        self.live = Live(
-            console=console,
-            refresh_per_second=4,
-            get_renderable=self.drawn,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self.live = live(console, self.drawn)
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "plan":

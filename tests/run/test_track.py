@@ -94,14 +94,6 @@ class Log:
         return folder
 
 
-@pytest.fixture
-def storage(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return tmp_path
-
-
 def everything(uri: str, experiment: str = "trimtab/quickstart") -> dict[str, Any]:
     """Every run of an experiment as plain data, by name; a second run of the same name shows as an error."""
     from mlflow import MlflowClient

@@ -22,14 +22,6 @@ from trimtab.search.record import Record, records
 EXPERIMENT = "trimtab/tune/logconf"
 
 
-@pytest.fixture
-def storage(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return tmp_path
-
-
 def searched(storage: Path, trials: int = 6) -> tuple[Search, list[Record]]:
     search = search_of(storage, truth_budget=64)
     found = records(fill(search, trials, seed=3, failing=0.2))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trimtab.ranges import AnyRange, Choice, LogUniform, QUniform, RandInt
 from trimtab.search.board import text_of
 from trimtab.search.record import Record
+from trimtab.search.space import distribution, params
 from trimtab.search.spec import SearchSpec
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 LEAST = 8
@@ -39,25 +38,6 @@ def shares(spec: SearchSpec, found: Sequence[Record], which: int) -> dict[str, f
 def _again(spec: SearchSpec, fields: Sequence[str], one: Record, *, which: int) -> FrozenTrial:
     from optuna.trial import create_trial
 
-    params = {f: optuna_value(spec.space[f], one.told.values[f]) for f in fields}
-    distributions = {f: distribution(spec.space[f]) for f in fields}
-    return create_trial(value=one.objectives[which], params=params, distributions=distributions)
-
-
-def optuna_value(values_of: AnyRange, value: float | str) -> float | str:
-    """A value as Optuna has it in this range."""
-    return text_of(value) if isinstance(values_of, Choice) else value
-
-
-def distribution(values_of: AnyRange) -> BaseDistribution:
-    """What Optuna calls this range; choices by their texts."""
-    from optuna import distributions as of
-
-    if isinstance(values_of, Choice):
-        return of.CategoricalDistribution([text_of(value) for value in values_of.choice])
-    if isinstance(values_of, RandInt):
-        return of.IntDistribution(*values_of.randint)
-    if isinstance(values_of, QUniform):
-        low, high, step = values_of.quniform
-        return of.FloatDistribution(low, high, step=step)
-    return of.FloatDistribution(*values_of.ends, log=isinstance(values_of, LogUniform))
+    space = {field: spec.space[field] for field in fields}
+    distributions = {field: distribution(found) for field, found in space.items()}
+    return create_trial(value=one.objectives[which], params=params(space, one.told.values), distributions=distributions)

@@ -12,17 +12,9 @@ from trimtab.ranges import AnyRange, Choice, LogUniform
 from trimtab.search.board import brief_names, text_of
 from trimtab.search.record import Record, front, leaders
 from trimtab.search.spec import SearchSpec
+from trimtab.stages._drawing import COLOURS as HUES
 
-COLOURS = {
-    "ink": "#1d2329",
-    "muted": "#5f6974",
-    "line": "#dde2e7",
-    "card": "#fffffe",
-    "supervisor": "#b85600",
-    "student": "#2a62d8",
-    "ceiling": "#0b7a6b",
-    "wrong": "#b3286b",
-}
+COLOURS = {name: HUES[name] for name in ("ink", "muted", "line", "card", "supervisor", "student", "ceiling", "wrong")}
 BEST = {"color": COLOURS["ceiling"], "size": 11, "symbol": "diamond", "line": {"width": 1, "color": COLOURS["card"]}}
 OTHER = {"color": COLOURS["student"], "size": 7, "line": {"width": 1, "color": COLOURS["card"]}}
 LONG, CROWD = 26, 60

@@ -13,6 +13,7 @@ from trimtab.search.job import Search, get, value_of
 
 if TYPE_CHECKING:
     from optuna import Trial
+    from optuna.distributions import BaseDistribution
 
 PLAIN = str | int | float | bool | None
 Values = dict[str, Any]
@@ -110,6 +111,21 @@ def suggest(trial: Trial, path: str, field: AnyRange) -> Any:
         step = field.quniform[2]
         return trial.suggest_float(path, low, low + step * _steps(field), step=step)
     return trial.suggest_float(path, low, high, log=isinstance(field, LogUniform))
+
+
+def distribution(field: AnyRange) -> BaseDistribution:
+    """What Optuna calls the range, as `suggest` draws from it."""
+    from optuna import distributions as of
+
+    if isinstance(field, Choice):
+        return of.CategoricalDistribution(coded(field))
+    low, high = field.ends
+    if isinstance(field, RandInt):
+        return of.IntDistribution(int(low), int(high))
+    if isinstance(field, QUniform):
+        step = field.quniform[2]
+        return of.FloatDistribution(low, low + step * _steps(field), step=step)
+    return of.FloatDistribution(low, high, log=isinstance(field, LogUniform))
 
 
 def coded(field: Choice) -> list[Any]:
