@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -230,9 +229,3 @@ def _gain(default: Entry, tuned: Entry, what: str) -> str:
         f"{what} {tuned.scores[what].mean:.3f} against {default.scores[what].mean:.3f}, difference {gain.mean:+.3f}, "
         f"{LEVEL:.0%} interval {gain.lo:+.3f} to {gain.hi:+.3f}"
     )
-
-
-def read_final(folder: Path) -> dict[str, Any] | None:
-    """The final evaluation of a search, where it has been done."""
-    path = folder / "final.json"
-    return json.loads(path.read_text()) if path.exists() else None
