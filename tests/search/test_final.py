@@ -13,7 +13,7 @@ from tests.conftest import Tiny
 from trimtab.load import load_job
 from trimtab.metrics import Interval
 from trimtab.run.artifact import PlanRunner
-from trimtab.search.final import Entry, Final, _verdict, concluded, paired_rows, read_final, words
+from trimtab.search.final import Entry, Final, _verdict, concluded, paired_rows, words
 from trimtab.search.job import Search
 from trimtab.search.load import load_search
 from trimtab.search.record import Measured, Record, Told
@@ -118,7 +118,7 @@ def test_winner_and_default_are_compared_afresh_and_the_winner_s_file_finds_ever
     gain = tuned.against_default["accuracy"]
     assert gain.mean == pytest.approx(tuned.scores["accuracy"].mean - default.scores["accuracy"].mean)
     assert gain.lo <= gain.mean <= gain.hi
-    assert read_final(search.folder)["words"] == found.words
+    assert json.loads((search.folder / "final.json").read_text())["words"] == found.words
     started = [event["label"] for event in events if event["event"] == "stage_start"]
     assert sum("/ train " in label for label in started) == 2 * 5, "what winner and default share is trained once"
     assert [label for label in started if label.endswith("report")] == ["tuned / report"]
