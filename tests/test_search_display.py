@@ -61,6 +61,14 @@ def test_the_time_left_follows_the_share_done_and_the_minutes(search: Search) ->
     assert told(search, PLAN).left(130.0) is None
 
 
+def test_what_all_trials_share_is_expected_once(search: Search) -> None:
+    shared = ended(1, "done", 0.8) | {"seconds": 60.0}
+    tally = told(search, PLAN, started(1, 0.01), shared, started(2, 0.1, at=160.0))
+    assert tally.left(160.0) == pytest.approx(60 * 2 / 1), "no other trial to judge by"
+    tally.hear(ended(2, "done", 0.7) | {"seconds": 8.0})
+    assert tally.left(168.0) == pytest.approx(8 * 1 / PLAN["concurrent"])
+
+
 def test_the_best_follows_the_mode(tmp_path: Path) -> None:
     search = search_of(tmp_path, mode="min")
     assert told(search, PLAN, ended(1, "done", 0.8), ended(2, "done", 0.3), ended(3, "pruned", None)).best().number == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -83,12 +84,25 @@ class Tally:
         return max(done, key=lambda line: (sign * line.objectives[0], -line.number), default=None)
 
     def left(self, now: float) -> float | None:
-        """Seconds left, from what the trials so far took; never more than the search may take."""
+        """Seconds left, from what the trials so far took; never more than the search may take.
+
+        The first to run make what all share, so they count only until others have ended.
+        """
         part = sum(1.0 if line.state in ENDED else line.progress for line in self.lines.values())
         todo, took = max(0.0, self.trials - self.have - part), now - self.started
         minutes = self.search.spec.budget.minutes
-        bounds = ([took * todo / part] if part > 0.1 else []) + ([60 * minutes - took] if minutes else [])
+        bounds = [60 * minutes - took] if minutes else []
+        if later := self._later():
+            bounds.append(todo * statistics.mean(later) / self.concurrent)
+        elif part > 0.1:
+            bounds.append(took * todo / part)
         return max(0.0, min(bounds)) if bounds else None
+
+    def _later(self) -> list[float]:
+        """Seconds of the ended trials that started when another one had ended."""
+        ended = [line for line in self.lines.values() if line.state in ENDED]
+        first = min((line.started + line.seconds for line in ended), default=0.0)
+        return [line.seconds for line in ended if line.started >= first]
 
     def said(self, line: Line) -> str:
         """A trial's values, in few words."""
