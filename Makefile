@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup demo test searches unit bench lint clean
+.PHONY: setup demo test unit bench lint clean
 
 demo: $(READY)  ## set up, and run the main job
 	$(BIN)/trimtab run jobs/quickstart.yaml
@@ -12,10 +12,7 @@ demo: $(READY)  ## set up, and run the main job
 test: $(READY)  ## set up, and pass the tests; those that start a Ray cluster one after the other
 	$(BIN)/ruff check platform tests bench
 	$(BIN)/python -m pytest -q -m "not ray" --numprocesses 2 --dist loadscope --no-loadscope-reorder
-	$(BIN)/python -m pytest -q -m "ray and not long"
-
-searches: $(READY)  ## trial runs of the searches on text, which take minutes
-	$(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m pytest -q -m ray
 
 unit: $(READY)  ## the tests that need neither Ray nor weights
 	$(BIN)/python -m pytest -q -m "not ray and not slow"

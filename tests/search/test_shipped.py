@@ -114,7 +114,6 @@ def test_trainings_are_watched_while_they_run(storage: Path, words: str) -> None
     assert trained == {"train supervisor", "train student.logconf"}, "neither the ceiling nor the other student"
 
 
-@pytest.mark.long
 def test_reward_and_distance_make_a_front(storage: Path) -> None:
     found = tried(storage, "genarm")
     assert found.final.metrics == ["gold", "kl"]
@@ -122,14 +121,12 @@ def test_reward_and_distance_make_a_front(storage: Path) -> None:
     assert begun.count("samples of guided.genarm, validation") == 2
 
 
-@pytest.mark.long
 def test_a_guide_on_text_has_a_best_threshold(storage: Path) -> None:
     found = tried(storage, "nudging")
     begun = of_trials(found)
     assert begun.count("samples of guided.nudging, validation") == 2
 
 
-@pytest.mark.long
 def test_weak_reward_steers_what_a_policy_is_trained_by(storage: Path) -> None:
     found = tried(storage, "softdpo")
     begun = of_trials(found)
