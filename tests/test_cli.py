@@ -193,6 +193,7 @@ def test_a_report_without_runs_and_data_without_a_file(tmp_path: Path) -> None:
     assert "no such file" in done.stderr
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "rows", "said"),
@@ -215,6 +216,7 @@ def test_data_that_cannot_be_used_ends_a_run_before_a_model_loads(
     assert events[-1]["status"] == "failed"
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_crash_names_the_stage_and_keeps_what_was_finished(tmp_path: Path) -> None:
     broken = tmp_path / "model"
@@ -246,6 +248,7 @@ def test_a_stopped_run_ends_cleanly(tmp_path: Path, ctrl_c: Stopped, signal_: si
     assert not list((found.storage / "artifacts").glob(".*-????????"))
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_killed_run_is_settled_and_resumed(tmp_path: Path, ctrl_c: Stopped) -> None:
     job, storage = ctrl_c.job, tmp_path / "storage"

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from trimtab.display import Board, JsonLines, Lines, Tree, seconds
+from trimtab.display import JsonLines, Lines, Tree
+from trimtab.stage_board import Board, seconds
 
 
 def plan(*labels: str, have: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -72,6 +73,21 @@ def test_a_failed_stage_is_not_finished() -> None:
     board = heard(*RUN, end("seed 0 / train ceiling", "failed"))
     assert board.finished == 2
     assert board.lines["seed 0 / train ceiling"].state == "failed"
+
+
+def test_what_befalls_a_stage_that_goes_on_is_shown() -> None:
+    text = "out of memory with micro_batch 8; again with 4"
+    events = [plan("a"), start("a"), progress("a", 3, 8), {"event": "stage_retry", "stage_id": "a", "text": text}]
+    line = heard(*events).lines["a"]
+    assert (line.state, line.said(now=1.0)) == ("running", f"0/8, 12 tokens/s, {text}")
+    stream = io.StringIO()
+    lines = Lines(stream)
+    for event in [*events, {"event": "worker_died", "stage_id": "a", "text": "rank 1 died: killed"}]:
+        lines(event)
+    assert [row.split(" ", 1)[1] for row in stream.getvalue().splitlines()[-2:]] == [
+        f"retry  a  {text}",
+        "died   a  rank 1 died: killed",
+    ]
 
 
 def test_nothing_is_guessed_before_progress() -> None:

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from tests.conftest import Tiny
 
 from trimtab.compute import Compute
-from trimtab.run.artifact import Artifact
 from trimtab.run.local import LocalRunner
 from trimtab.run.on_ray import RayRunner
 from trimtab.stages._base import stage
 from trimtab.stages.train import train
 
+pytestmark = pytest.mark.chaos
 KILLS = {"step 1": None, "step 3": 2, "seal 4": 3, "saved 4": 4, "publish 6": 5, "step 8": 7}
 """In the first step, in a middle one, while saving, after the last of an epoch, in the very last; and the step that the
 attempt which follows goes on from."""
@@ -230,11 +230,7 @@ def test_a_killed_worker_s_training_goes_on_in_the_group_that_replaces_it(tiny: 
         ("inline", LocalRunner(Compute(backend="inline", storage=tmp_path / "inline")), train),
         ("ray", RayRunner(Compute(storage=tmp_path / "ray", groups=1, cpus_per_worker=1, checkpoint_steps=1)), dies),
     ):
-        rows = Artifact("rows", "weak", runner.compute.artifacts)
-        rows.folder.mkdir(parents=True)
-        (rows.folder / "rows.jsonl").write_text((tiny.weak / "rows.jsonl").read_text())
-        (rows.folder / "metrics.json").write_text("{}")
-        made[name] = runner(called, tiny.spec(), data=rows)
+        made[name] = runner(called, tiny.spec(), data=tiny.given(runner.compute.artifacts))
         runner.wait()
     inline, ray = (load_file(artifact.path / "model" / "model.safetensors") for artifact in made.values())
     assert furthest(inline, ray) == 0

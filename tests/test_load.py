@@ -157,6 +157,11 @@ def test_combinations_are_seen_beside_other_mistakes(job: Path) -> None:
     assert any("supervisor.tune.l3" in line for line in found)
 
 
+def test_rows_are_shared_by_every_number_of_workers_that_a_group_may_come_to_have(job: Path) -> None:
+    compute = ["ceiling.tune={kind: full}", "ceiling.batch_size=16", "compute.workers=6", "compute.min_workers=2"]
+    assert any("16 rows cannot be shared by 3 or 5 or 6 workers" in line for line in mistakes(job, *compute))
+
+
 def test_an_unknown_kind_does_not_hide_mistakes_of_compute(job: Path) -> None:
     found = mistakes(job, "kind=weak", "compute.x=1")
     assert len(found) == 2

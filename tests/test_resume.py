@@ -15,6 +15,9 @@ import yaml
 from tests.conftest import GOOD, Tiny
 
 from trimtab import verbs
+from trimtab.run.log import read_log
+
+pytestmark = pytest.mark.chaos
 
 
 def job_file(folder: Path, tiny: Tiny) -> Path:
@@ -37,9 +40,13 @@ def job_file(folder: Path, tiny: Tiny) -> Path:
     return path
 
 
+GIVEN = {"inline": {"TRIMTAB_RUN_ID": "job_1-of.2"}, "ray": {}}
+"""What runs of a backend are told to be called."""
+
+
 def start(job: Path, storage: Path, backend: str, mlflow_uri: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trimtab", "run", str(job), f"compute.storage={storage}", "--json"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_uri}
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_uri} | GIVEN[backend]
     return subprocess.Popen(
         [*command, f"compute.backend={backend}"],
         stdout=subprocess.PIPE,
@@ -105,3 +112,27 @@ def test_a_killed_driver_repeats_nothing_and_finds_the_same(
     assert events[-1]["event"] == "done"
     assert (events[-1]["metrics"], outcome(killed)) == undisturbed
     assert {"supervisor/accuracy", "student.naive/accuracy", "ceiling/accuracy"} <= set(events[-1]["metrics"])
+    if GIVEN[backend]:
+        is_one_run(killed, events[-1]["run_id"], mlflow_uri)
+
+
+def is_one_run(storage: Path, run_id: str, mlflow_uri: str) -> None:
+    """The driver that was killed and the one that went on are one run: a folder, a log, a run of MLflow."""
+    from mlflow import MlflowClient
+
+    assert run_id == GIVEN["inline"]["TRIMTAB_RUN_ID"]
+    assert [folder.name for folder in (storage / "runs").iterdir()] == [run_id]
+    log = list(read_log(storage / "runs" / run_id))
+    told = [event["event"] for event in log if event["event"] in ("run_start", "run_end")]
+    assert told == ["run_start", "run_end", "run_start", "run_end"]
+    assert log[-1]["status"] == "done"
+    ends = [event["stage_id"] for event in log if event["event"] == "stage_end" and event["status"] == "done"]
+    assert len(ends) == len(set(ends)) == len(finished(storage)), "no stage is told of twice"
+    client = MlflowClient(mlflow_uri)
+    runs = client.search_runs([client.get_experiment_by_name("trimtab/job").experiment_id])
+    own = [run for run in runs if run.data.tags["trimtab.run_id"] == run_id]
+    stages = [run.data.tags["trimtab.stage_id"] for run in own if "trimtab.stage_id" in run.data.tags]
+    assert sorted(stages) == sorted(ends)
+    assert len(own) == len(stages) + 1
+    assert {run.info.status for run in own} == {"FINISHED"}
+    assert {run.data.tags["trimtab.cached"] for run in own if "trimtab.stage_id" in run.data.tags} == {"false"}

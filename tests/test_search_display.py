@@ -16,7 +16,8 @@ from trimtab.search.final import Entry, Final
 from trimtab.search.job import Search
 from trimtab.search.record import records
 from trimtab.search.verb import TuneResult
-from trimtab.search_display import SearchLines, SearchScreen, Tally, as_event, ending
+from trimtab.search_display import SearchLines, SearchScreen, Tally
+from trimtab.search_ending import as_event, ending
 
 PLAN = {"event": "search_plan", "time": 100.0, "trials": 4, "concurrent": 2, "have": 1}
 RATE = "students.logconf.learning_rate"

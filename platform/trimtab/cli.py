@@ -1,4 +1,4 @@
-"""trimtab check | plan | run | tune | serve | report | dashboard | data | doctor."""
+"""trimtab check | plan | run | submit | tune | serve | report | dashboard | data | doctor."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from trimtab.cli_submit import submit
 from trimtab.endings import tell, told
+from trimtab.printing import console, say, table
 
 if TYPE_CHECKING:
     from trimtab.verbs import RunResult
@@ -25,13 +24,11 @@ HELP = """Weak-to-strong alignment on Ray: small models supervise, large ones le
 Exit codes: 0 done; 1 a stage failed; 2 the job, data, model or machine does not allow it; 130 stopped (Ctrl-C,\
  SIGTERM, of a run also SIGHUP). Finished stages are kept whatever happens, and the same command goes on from there.
 """
-WIDE = 160
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 JobFile = Annotated[Path, typer.Argument(help="job file, such as jobs/quickstart.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="path.to.field=value", metavar="[OVERRIDE]...")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; the last line says done or error")]
-Storage = Annotated[Path | None, typer.Option(help="storage root; default: TRIMTAB_STORAGE or .trimtab")]
+Storage = Annotated[str | None, typer.Option(help="storage: folder or URL; default: TRIMTAB_STORAGE or .trimtab")]
 
 
 @app.command()
@@ -43,7 +40,7 @@ def check(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> N
         if verbs.is_search(job):
             search = verbs.search(job, overrides or [])
             said = json.dumps({"event": "done", "name": search.name, "kind": "search", "id": search.id})
-            return print(said) if as_json else _say(f"{job}: fine (search {search.id} of {search.spec.job})")
+            return print(said) if as_json else say(f"{job}: fine (search {search.id} of {search.spec.job})")
         found = verbs.check(job, overrides or [])
         if as_json:
             print(json.dumps({"event": "done", "name": found.name, "kind": found.pipeline.kind}))
@@ -67,7 +64,7 @@ def plan(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> No
         for stage in found.stages:
             sizes = ["", ""] if stage.have else [gib(stage.need.memory), gib(stage.need.disk)]
             rows.append(["have" if stage.have else "run", stage.label, stage.id, *sizes])
-        _table(rows)
+        table(rows)
         needs = f"about {gib(found.need.memory)} of memory at a time and {gib(found.need.disk)} of disk"
         need = f"; they need {needs}" * bool(found.to_run)
         console.print(f"{len(found.to_run)} of {len(found.stages)} stages to run{need}", soft_wrap=True)
@@ -75,7 +72,7 @@ def plan(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> No
 
 @app.command()
 def run(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Run what is missing of a job, and show what it found."""
+    """Run what is missing of a job, and show what it found; the same TRIMTAB_RUN_ID goes on with the same run."""
     for stop in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.default_int_handler)
     with told(as_json=as_json):
@@ -86,9 +83,13 @@ def run(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> Non
             result = verbs.run(job, overrides or [], listeners=[listener])
         if as_json:
             done = {"event": "done", "report": str(result.report), "metrics": result.metrics, "run_id": result.run_id}
-            print(json.dumps(done | {"ran": result.ran, "warnings": result.warnings, "registered": result.registered}))
+            done |= {"ran": result.ran, "warnings": result.warnings, "registered": result.registered}
+            print(json.dumps(done | {"table": result.table}))
         else:
             _show(result, str(job))
+
+
+app.command()(submit)
 
 
 @app.command()
@@ -104,7 +105,8 @@ def tune(
         signal.signal(stop, signal.default_int_handler)
     with told(as_json=as_json):
         from trimtab import verbs
-        from trimtab.search_display import as_event, display_of, ending
+        from trimtab.search_display import display_of
+        from trimtab.search_ending import as_event, ending
 
         found = verbs.search(file, overrides or [], method=method, smoke=smoke)
         with display_of(found, as_json=as_json) as listener:
@@ -112,8 +114,8 @@ def tune(
         if as_json:
             print(json.dumps(as_event(result), default=str))
         else:
-            _table(result.table)
-            _say("\n".join([*ending(result, str(file)), *result.warnings]))
+            table(result.table)
+            say("\n".join([*ending(result, str(file)), *result.warnings]))
         if result.gave_up:
             raise typer.Exit(1)
 
@@ -122,28 +124,15 @@ def _show(result: RunResult, job: str) -> None:
     from trimtab.run.track import default_uri
     from trimtab.run.track_words import without_password
 
-    _table(result.table)
+    table(result.table)
     ran = f"{result.ran} stages ran in {result.seconds:.1f} s" if result.ran else "nothing to do: every stage was there"
-    _say(f"{job}: {ran}")
-    _say(f"report:  {result.report}")
-    _say(f"runs:    mlflow ui --backend-store-uri {without_password(default_uri(result.storage))}")
+    say(f"{job}: {ran}")
+    say(f"report:  {result.report}")
+    say(f"runs:    mlflow ui --backend-store-uri {without_password(default_uri(result.storage))}")
     for version in result.registered:
-        _say(f"model:   {version}")
+        say(f"model:   {version}")
     for warning in result.warnings:
-        _say(warning, "yellow")
-
-
-def _say(text: str, style: str = "") -> None:
-    console.print(Text(text, style), soft_wrap=True)
-
-
-def _table(rows: list[list[str]]) -> None:
-    if not rows:
-        return
-    table = Table(*rows[0], box=None, header_style="bold")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    console.print(table)
+        say(warning, "yellow")
 
 
 @app.command()
@@ -161,7 +150,7 @@ def serve(
         from trimtab import verbs
 
         with verbs.serve(file, overrides or []) as found, suppress(KeyboardInterrupt):
-            ready, refused = lambda: _say(found.greeting(as_json=as_json)), partial(tell, as_json=as_json)
+            ready, refused = lambda: say(found.greeting(as_json=as_json)), partial(tell, as_json=as_json)
             found.until_stopped(ready, refused)
 
 
@@ -181,7 +170,7 @@ def report(
             for done in synced:
                 said = {"event": "synced", "run_id": done.run_id, "events": done.events, "problem": done.problem}
                 text = f"{done.run_id}: {done.problem or f'{done.events} events replayed'}"
-                print(json.dumps(said)) if as_json else _say(text)
+                print(json.dumps(said)) if as_json else say(text)
             if any(done.problem for done in synced):
                 raise typer.Exit(1)
             return
@@ -192,8 +181,8 @@ def report(
                 json.dumps({"run_id": found.run_id, "status": found.status, "report": page, "metrics": found.metrics})
             )
             return
-        _table(found.table)
-        _say(f"run:     {found.run_id} ({found.status})\nreport:  {found.report or 'none'}")
+        table(found.table)
+        say(f"run:     {found.run_id} ({found.status})\nreport:  {found.report or 'none'}")
 
 
 @app.command()
@@ -202,12 +191,12 @@ def dashboard(storage: Storage = None) -> None:
     for stop in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.default_int_handler)
     with told():
-        from trimtab.compute import default_storage
+        from trimtab.compute import place
         from trimtab.search.dashboards import dashboards
 
-        with suppress(KeyboardInterrupt), dashboards(storage or default_storage()) as shown:
+        with suppress(KeyboardInterrupt), dashboards(place(storage).storage) as shown:
             for name, what in shown.lines:
-                _say(f"{name:<8} {what}")
+                say(f"{name:<8} {what}")
             shown.wait()
 
 
@@ -225,11 +214,11 @@ def data(
         from trimtab.data.prompt_doctor import render_prompts
 
         found = verbs.data(source, options or [], quarantine=quarantine, model=model)
-        _say(render(found) if isinstance(found, DataReport) else render_prompts(found))
+        say(render(found) if isinstance(found, DataReport) else render_prompts(found))
         if model and isinstance(found, DataReport):
-            _say("--model shows prompts and answers; these are labelled texts", "yellow")
+            say("--model shows prompts and answers; these are labelled texts", "yellow")
         if quarantine:
-            _say(f"{found.n_rejected} rows written to {quarantine}")
+            say(f"{found.n_rejected} rows written to {quarantine}")
 
 
 @app.command()
@@ -243,7 +232,7 @@ def doctor(storage: Storage = None, as_json: Json = False) -> None:
             print(json.dumps(found))
             return
         for name, value in found.items():
-            _say(f"{name:<14} {value}")
+            say(f"{name:<14} {value}")
 
 
 def main() -> None:

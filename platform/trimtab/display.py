@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -18,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.run.log import Listener, finite
+from trimtab.stage_board import TROUBLES, Board, Event, Line, seconds, state_of
 
-Event = dict[str, Any]
 MARKS = {
     "waiting": "[dim]·[/]",
     "running": "[cyan]▸[/]",
@@ -31,93 +30,6 @@ MARKS = {
 }
 BAR = 16
 ELSEWHERE = "another process makes it"
-
-
-@dataclass
-class Line:
-    """A stage as it stands."""
-
-    label: str
-    state: str = "waiting"
-    started: float = 0.0
-    seconds: float = 0.0
-    done: int = 0
-    total: int = 0
-    tokens_per_s: float = 0.0
-    loss: float | None = None
-
-    def eta(self, now: float) -> float | None:
-        """Seconds left, from the share done."""
-        if self.state != "running" or not self.done:
-            return None
-        return max(0.0, (now - self.started) * (self.total - self.done) / self.done)
-
-    def said(self, now: float) -> str:
-        """How far it is, how fast, how long still."""
-        left = self.eta(now)
-        parts = [
-            f"{self.done}/{self.total}" if self.total else "",
-            f"{seconds(left)} left" if left else "",
-            f"{self.tokens_per_s:.0f} tokens/s" if self.tokens_per_s else "",
-            f"loss {self.loss:.3f}" if isinstance(self.loss, float) else "",
-        ]
-        return ", ".join(filter(None, parts))
-
-
-@dataclass
-class Board:
-    """The state of every stage, kept by the events of a run."""
-
-    lines: dict[str, Line] = field(default_factory=dict)
-
-    def hear(self, event: Event) -> Line | None:
-        """The line of the stage that the event is about."""
-        kind, line = event["event"], self.lines.get(event.get("stage_id", ""))
-        if kind == "plan":
-            self.lines = {
-                stage["stage_id"]: Line(stage["label"], "have" if stage["have"] else "waiting")
-                for stage in event["stages"]
-            }
-        if line is None:
-            return None
-        if kind == "stage_start":
-            line.state, line.started = "running", event["time"]
-        elif kind == "progress":
-            line.done, line.total, line.tokens_per_s = event["done"], event["total"], event["tokens_per_s"]
-        elif kind == "metrics":
-            line.loss = event["values"].get("loss", line.loss)
-        elif kind == "stage_wait":
-            line.state = "elsewhere"
-        elif kind == "stage_end" and event["status"] == "cached":
-            line.state = "have"
-        elif kind == "stage_end":
-            line.state, line.seconds = event["status"], event["seconds"]
-        return line
-
-    @property
-    def finished(self) -> int:
-        return sum(line.state in ("done", "have") for line in self.lines.values())
-
-    def groups(self) -> dict[str, list[Line]]:
-        """Lines by the part of the label before the last slash, such as `seed 0`."""
-        groups: dict[str, list[Line]] = {}
-        for line in self.lines.values():
-            groups.setdefault(line.label.rpartition(" / ")[0], []).append(line)
-        return groups
-
-
-def seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f} s" if value < 100 else f"{int(value) // 60} min {int(value) % 60:02d} s"
-
-
-def state_of(lines: list[Line]) -> str:
-    """done and waiting when all of a group are; else running."""
-    states = {line.state for line in lines}
-    if states <= {"done", "have"}:
-        return "done"
-    return "waiting" if states == {"waiting"} else "running"
 
 
 def live(console: Console, drawn: Callable[[], RenderableType]) -> Live:
@@ -203,6 +115,8 @@ class Lines:
             self._say(f"{event['status']:<6} {line.label}  {seconds(line.seconds)}  {count}")
         elif line and event["event"] == "stage_wait":
             self._say(f"wait   {line.label}  {ELSEWHERE}")
+        elif line and event["event"] in TROUBLES:
+            self._say(f"{TROUBLES[event['event']]:<6} {line.label}  {event['text']}")
         elif line and event["event"] == "progress" and time.time() - self.last > self.EVERY_S:
             self._say(f"...    {line.label}  {line.said(time.time())}")
 

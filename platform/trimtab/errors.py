@@ -36,9 +36,19 @@ class ResourceError(TrimtabError):
 
 
 class StageError(TrimtabError):
-    """A stage failed while it ran; finished stages stay finished. `rank`: the worker whose log says why."""
+    """A stage failed while it ran; finished stages stay finished. `rank`: the worker whose log says why.
+
+    `cause`: out of memory, segfault, killed, lost node, hang, or an exception.
+    """
 
     rank = 0
+    cause = "exception"
+
+
+class OutOfMemory(StageError):
+    """A stage's worker asked for more memory than there was."""
+
+    cause = "out of memory"
 
 
 class Stopped(TrimtabError):
@@ -47,3 +57,9 @@ class Stopped(TrimtabError):
 
 class ServerError(ModelError):
     """Another server with a model does not answer, or refuses."""
+
+
+class ClusterError(TrimtabError):
+    """A cluster cannot be reached, does not let us in, or does not know the job."""
+
+    exit_code = 2

@@ -21,9 +21,11 @@ from trimtab.mistakes import Loc, Mistake, Source, beyond_types, nearest, typed,
 from trimtab.models.source import REGISTRY
 from trimtab.parts import ModelSpec, TaskSpec
 from trimtab.pipelines._base import Pipeline
-from trimtab.run.artifact import PlanRunner
+from trimtab.run.artifact import Artifact, PlanRunner
 from trimtab.run.registering import wanted
 from trimtab.run.registry import Registry
+from trimtab.run.remote import adopted, fetch, named_in
+from trimtab.run.store import problem
 from trimtab.spec import Spec, methods_in
 
 PIPELINES = methods_in("trimtab.pipelines")
@@ -57,12 +59,14 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 def job_from(raw: dict[str, Any], name: str, *, blocked: bool = False) -> tuple[Job | None, list[Mistake]]:
     """The job that a mapping says, which is used up, and what is wrong with it; None where anything is."""
     place, found = validated(Compute, raw.pop("compute", None) or {}, ("compute",))
+    if place and place.remote:
+        found += _far(place, str(raw))
     name = raw.pop("name", name)
     if not isinstance(name, str):
         found.append((("name",), f"should be text (given: {name!r})"))
     kind, register, versions = raw.get("kind"), raw.pop("register", None) or {}, {}
     if isinstance(kind, str) and kind in PIPELINES:
-        versions, unknown = looked_up(PIPELINES[kind], raw, (place or Compute()).storage)
+        versions, unknown = looked_up(PIPELINES[kind], raw, place or Compute())
         pipeline, more = validated(PIPELINES[kind], raw, ())
         found += [*unknown, *more, *beyond_types(PIPELINES[kind], raw, place)]
     else:
@@ -78,19 +82,28 @@ def job_from(raw: dict[str, Any], name: str, *, blocked: bool = False) -> tuple[
     return Job(re.sub(r"[^\w.-]+", "-", name), pipeline, place, register, versions), []
 
 
-def looked_up(cls: type[Spec], raw: dict[str, Any], storage: Path) -> tuple[dict[str, str], list[Mistake]]:
+def _far(place: Compute, job: str) -> list[Mistake]:
+    """What is wrong with a storage's URL; models that the job names as outputs of other stages are fetched from it."""
+    if text := problem(place.remote):
+        return [(("compute", "storage"), text)]
+    fetch(named_in(job, Artifact("", "", place.artifacts, remote=place.remote)))
+    return []
+
+
+def looked_up(cls: type[Spec], raw: dict[str, Any], place: Compute) -> tuple[dict[str, str], list[Mistake]]:
     """Puts folders in the place of registered models, so that keys follow what an alias points at now.
 
     Which version stands behind each source, and what cannot be found.
     """
-    registry, versions, found = Registry(storage), {}, []
+    registry, versions, found = Registry(place.storage), {}, []
+    near = Artifact("", "", place.artifacts, remote=place.remote)
     for loc, spec, node in list(typed(cls, raw)):
         at = (*loc, "source") if isinstance(node, dict) else loc
         source = node.get("source") if isinstance(node, dict) else node
         if not issubclass(spec, ModelSpec) or not isinstance(source, str) or not source.startswith(REGISTRY):
             continue
         try:
-            reduce(getitem, at[:-1], raw)[at[-1]] = str(registry.folder(source))
+            reduce(getitem, at[:-1], raw)[at[-1]] = str(adopted(registry.folder(source), near))
             versions[source] = registry.version(source).source
         except ModelError as error:
             found.append((at, str(error)))
@@ -182,7 +195,7 @@ def override(raw: dict[str, Any], text: str, source: Source) -> list[str]:
     problem = _unfit(node, last, text)
     if not problem:
         node[int(last) if isinstance(node, list) else last] = parsed
-        source.overrides[path] = text
+        source.overrides[path] = re.sub(r"://[^/@\s]*@", "://...@", text)
     return [problem] if problem else []
 
 

@@ -16,8 +16,8 @@ from pydantic_core import ErrorDetails
 from trimtab.alignment import OnlineSpec, PolicySpec, PromptSpec, RewardSpec
 from trimtab.compute import Compute
 from trimtab.data.sources import source_problem as data_problem
+from trimtab.models.source import artifact_problem, split_source
 from trimtab.models.source import source_problem as model_problem
-from trimtab.models.source import split_source
 from trimtab.parts import ModelSpec, Probe, TaskSpec, Top, TrainSpec
 from trimtab.run.estimate import size_of, whole_size
 from trimtab.spec import Spec
@@ -231,8 +231,8 @@ def model_mistakes(model: ModelSpec, compute: Compute) -> Iterator[tuple[str, st
     if problem := model_problem(model.source):
         yield "source", problem
         return
-    if kind == "artifact" and not (compute.artifacts.expanduser() / name / "model" / "config.json").exists():
-        yield "source", f"no model of stage {name!r} under {compute.artifacts}"
+    if kind == "artifact" and (problem := artifact_problem(compute.artifacts, name)):
+        yield "source", problem
     kept = model.layers if isinstance(model.layers, tuple) else range(model.layers or 1)
     if not kept or min(kept) < 0 or model.layers == 0:
         yield "layers", "keep at least one layer; layers are counted from 0"
@@ -241,8 +241,8 @@ def model_mistakes(model: ModelSpec, compute: Compute) -> Iterator[tuple[str, st
 
 
 def _training(spec: TrainSpec | PolicySpec | RewardSpec | OnlineSpec, compute: Compute) -> Iterator[tuple[str, str]]:
-    if not isinstance(spec.tune, Probe) and spec.batch_size % compute.workers:
-        yield "batch_size", f"{spec.batch_size} rows cannot be shared by {compute.workers} workers"
+    if not isinstance(spec.tune, Probe) and (odd := [size for size in compute.sizes if spec.batch_size % size]):
+        yield "batch_size", f"{spec.batch_size} rows cannot be shared by {' or '.join(map(str, odd))} workers"
     if isinstance(spec.tune, Top) and (size := size_of(spec.model)) and spec.tune.layers >= size.layers:
         yield "tune", f"tune.layers is {spec.tune.layers} but the model has {size.layers}; use kind: full"
     share = min(compute.micro_batch or spec.batch_size, spec.batch_size // compute.workers)

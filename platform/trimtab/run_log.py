@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,15 @@ def logged_to(path: Path) -> Iterator[None]:
             for fd, copy in zip((1, 2), saved, strict=True):
                 os.dup2(copy, fd)
                 os.close(copy)
+
+
+def clear(out: Path) -> None:
+    """Remove what an attempt left in a folder, but for its logs."""
+    for left in out.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif not left.name.endswith(LOG):
+            left.unlink()
 
 
 def tail(path: Path, lines: int = 15) -> str:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trimtab.compute import Compute, default_storage
+from trimtab.compute import Compute, place
 from trimtab.environment import settle
 from trimtab.load import Job, load_data, load_job, read_yaml
 from trimtab.parts import TaskSpec
 from trimtab.run.artifact import Artifact, PlanRunner
 from trimtab.run.estimate import Need, free_here, need, preflight, text_of, total
-from trimtab.run.found import Found, Table, find, table_of
-from trimtab.run.local import LocalRunner, was_there
-from trimtab.run.log import EventLog, Listener, owner, settle_runs
-from trimtab.run.registering import telling, wanted
+from trimtab.run.found import Found, Table, shown, table_of, with_runs
+from trimtab.run.gauges import Gauges
+from trimtab.run.log import Listener, settle_runs
+from trimtab.run.naming import alone, described, fresh_id, given_id, is_done
+from trimtab.run.remote import deliver, fetched, look
+from trimtab.tracked import tracked
 
 if TYPE_CHECKING:
     from trimtab.data.doctor import DataReport
@@ -77,7 +78,9 @@ def check(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
 def _laid_out(job: Job) -> tuple[PlanRunner, Artifact]:
     runner = PlanRunner(job.compute)
-    return runner, job.pipeline(runner)
+    last = job.pipeline(runner)
+    look(node.artifact for node in runner.needed)
+    return runner, last
 
 
 def _needed(runner: PlanRunner) -> Need:
@@ -86,8 +89,7 @@ def _needed(runner: PlanRunner) -> Need:
 
 def plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     """The stage graph of a job, what of it is there, and what the rest needs. Raises JobError."""
-    job = check(path, overrides)
-    runner, _ = _laid_out(job)
+    runner, _ = _laid_out(job := check(path, overrides))
     nodes = runner.needed
     text, missing = text_of(nodes), {node.artifact.id for node in runner.pending}
     stages = [
@@ -98,73 +100,27 @@ def plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
 
 def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()) -> RunResult:
-    """Run what is missing of a job; a run that was killed before is settled first.
+    """Run what is missing of a job; a run that was killed before is settled first, and one of the same id gone on with.
 
     Raises JobError and ResourceError before anything is written, DataError and ModelError before or while a stage reads
     them, StageError when one fails. Finished stages stay finished; the run's log ends with what became of it.
     """
-    started, run_id, told = time.monotonic(), None, {"warnings": [], "registered": []}
+    started, told = time.monotonic(), {"warnings": [], "registered": []}
     job = check(path, overrides)
+    run_id = given_id(job.compute.storage, described(job.name, job.pipeline), remote=job.compute.remote)
     runner, last = _laid_out(job)
+    deliver(node.artifact for node in runner.needed)
     pending = runner.pending
-    if pending or job.register:
+    if pending or job.register or not is_done(job.compute.storage, run_id):
         settle(max(1, int(job.compute.cpus_per_worker)))
         preflight(_needed(runner), job.compute, free=free_here(job.compute))
         settle_runs(job.compute.storage)
-        run_id = f"{job.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-        told = _tracked(job, last, run_id, listeners)
-    storage, page, seconds = job.compute.storage, last.folder / "report.html", time.monotonic() - started
+        run_id = run_id or fresh_id(job.name)
+        with alone(job.compute.storage / "runs" / run_id) as folder:
+            told = tracked(job, last, folder, listeners)
+    storage, page, seconds = job.compute.storage, fetched(last) / "report.html", time.monotonic() - started
     found = {"report": page, "metrics": last.metrics(), "table": table_of(last.folder)}
     return RunResult(run_id, storage, **found, ran=len(pending), seconds=seconds, **told)
-
-
-def _tracked(job: Job, last: Artifact, run_id: str, listeners: Sequence[Listener]) -> dict[str, list[str]]:
-    from trimtab.run.track import Tracker, default_uri
-
-    folder = job.compute.storage / "runs" / run_id
-    log = EventLog(folder, listeners)
-    tracker = Tracker(folder, default_uri(job.compute.storage))
-    status, metrics = "failed", {}
-    try:
-        _execute(job, run_id, log)
-        status, metrics = "done", last.metrics()
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        page = str(last.folder / "report.html") if status == "done" else None
-        log({"event": "run_end", "status": status, "metrics": metrics, "report": page})
-        warning = tracker.close(timeout=30 if status == "done" else 5)
-        log.close()
-    return {"warnings": [warning] if warning else [], "registered": list(dict.fromkeys(tracker.replay.registered))}
-
-
-def _execute(job: Job, run_id: str, log: Listener) -> None:
-    from trimtab.versions import commit, versions
-
-    sha = commit()
-    described = {"name": job.name, "kind": job.pipeline.kind, "job": job.pipeline.model_dump(mode="json")}
-    made_by = {"commit": sha, "dirty": str(sha).endswith("+"), "versions": versions(), "owner": owner()}
-    log({"event": "run_start", "run_id": run_id, "models": job.versions} | made_by | described)
-    runner = _runner(job, log)
-    job.pipeline(runner)
-    log = runner.sink = telling(log, wanted(job.register, runner.nodes.values())[0], job.name, job.pipeline.kind)
-    missing = {node.artifact.id for node in runner.pending}
-    stages = [(n.artifact, n.label) for n in runner.needed]
-    told = [{"stage_id": a.id, "label": label, "stage": a.stage, "have": a.id not in missing} for a, label in stages]
-    log({"event": "plan", "stages": told})
-    for node in runner.needed:
-        if node.artifact.ready:
-            log(was_there(node))
-    runner.wait()
-
-
-def _runner(job: Job, log: Listener) -> Any:
-    if job.compute.backend == "inline":
-        return LocalRunner(job.compute, sink=log)
-    from trimtab.run.on_ray import RayRunner
-
-    return RayRunner(job.compute, sink=log)
 
 
 def is_search(path: str | Path) -> bool:
@@ -189,7 +145,7 @@ def tune(found: Search, *, listeners: Sequence[Listener] = ()) -> TuneResult:
     """
     from trimtab.search.verb import tune as whole
 
-    return whole(found, listeners=listeners)
+    return whole(found, listeners=[*listeners, Gauges()])
 
 
 def serve(path: str | Path, overrides: Sequence[str] = ()) -> AbstractContextManager[Served]:
@@ -199,21 +155,17 @@ def serve(path: str | Path, overrides: Sequence[str] = ()) -> AbstractContextMan
     return served(path, overrides)
 
 
-def report(run_id: str | None = None, storage: Path | None = None) -> Found:
+def report(run_id: str | None = None, storage: str | Path | None = None) -> Found:
     """A run or trial, by default the run or search started last, with its report. Raises DataError for none."""
-    place = storage or default_storage()
-    settle_runs(place)
-    return find(place, run_id)
+    return shown(storage, run_id)
 
 
-def sync(run_id: str | None = None, storage: Path | None = None, uri: str | None = None) -> list[Synced]:
+def sync(run_id: str | None = None, storage: str | Path | None = None, uri: str | None = None) -> list[Synced]:
     """Replay runs into MLflow that it has not heard, or not to the end. Raises DataError for an unknown run."""
     from trimtab.run.track import sync as replay
 
     settle()
-    place = (storage or default_storage()).resolve()
-    settle_runs(place)
-    return replay(place, run_id, uri=uri)
+    return replay(with_runs(storage, run_id).storage.resolve(), run_id, uri=uri)
 
 
 def data(
@@ -239,9 +191,9 @@ def data(
     return found
 
 
-def doctor(storage: Path | None = None) -> dict[str, str]:
+def doctor(storage: str | Path | None = None) -> dict[str, str]:
     """Versions, devices, cores, memory, disk and Ray's state, for a bug report; needs neither storage nor Ray."""
     from trimtab.run.surroundings import surroundings
 
     settle()
-    return surroundings((storage or default_storage()).expanduser().resolve())
+    return surroundings(place(storage).storage.expanduser().resolve())

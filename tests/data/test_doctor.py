@@ -45,6 +45,7 @@ def test_lengths(tmp_path: Path) -> None:
     assert report.words.bins == ((1, 1, 1), (2, 3, 5))
 
 
+@pytest.mark.chaos
 def test_too_many_bad_rows_are_reported_not_raised(tmp_path: Path) -> None:
     report, _ = examine(folder(tmp_path))
     assert not report.usable
@@ -74,6 +75,7 @@ def test_the_text_names_the_findings_and_holds_no_control_characters(tmp_path: P
     assert all(c.isprintable() or c == "\n" for c in text)
 
 
+@pytest.mark.chaos
 def test_quarantine_holds_every_rejected_row(tmp_path: Path) -> None:
     report, rejected = examine(folder(tmp_path))
     path = tmp_path / "quarantine.jsonl"

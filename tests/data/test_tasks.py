@@ -111,6 +111,7 @@ def test_bad_rows_are_set_aside_with_their_line_and_reason(tmp_path: Path) -> No
     assert (result.rejected[7].source, result.rejected[7].raw["id"]) == ("x.jsonl", "f")
 
 
+@pytest.mark.chaos
 def test_too_many_bad_rows_stop_the_reading(tmp_path: Path) -> None:
     path = save(tmp_path / "x.jsonl", *PLAIN, "oops", {"text": "x"}, {"label": 1}, {"label": 0})
     assert len(read(path, max_bad_fraction=0.4).rows) == 6

@@ -91,6 +91,7 @@ def test_two_processes_write_at_once(tmp_path):
     assert [len(found(tmp_path, name, 30)) for name in ("one", "two")] == [600, 600]
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_killed_writer_leaves_whole_files_only(tmp_path):

@@ -53,6 +53,15 @@ def test_an_artifact_is_found_beside_the_cache(tmp_path):
         model_folder("artifact:train-9999", tmp_path / "cache")
 
 
+@pytest.mark.parametrize("name", ["../outside", "..", "x/../../outside", "/outside", "linked"])
+def test_an_artifact_lies_in_the_storage_whatever_its_name_or_a_link_says(tmp_path, name):
+    folder(tmp_path / "outside" / "model", "config.json", "model.safetensors")
+    folder(tmp_path / "storage" / "artifacts")
+    (tmp_path / "storage" / "artifacts" / "linked").symlink_to(tmp_path / "outside")
+    with pytest.raises(ModelError, match="leads out of .*artifacts; give a folder by its path"):
+        model_folder(f"artifact:{name}", tmp_path / "storage" / "cache")
+
+
 def test_a_hub_id_that_cannot_be_had_offline_names_the_way_out(tmp_path):
     with pytest.raises(ModelError, match=r"'owner/nowhere'.*go online, or give a folder or builtin:smollm2-135m"):
         model_folder("owner/nowhere", tmp_path)

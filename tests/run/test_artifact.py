@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from trimtab.compute import Compute
-from trimtab.errors import DataError, StageError
+from trimtab.errors import DataError, JobError, StageError
+from trimtab.load import load_job
 from trimtab.run.artifact import Artifact, PlanRunner, building, finish, key_of
 from trimtab.run.local import LocalRunner
 from trimtab.spec import Spec
@@ -194,3 +195,16 @@ def test_every_file_behind_prompts_counts(tmp_path: Path) -> None:
     other.write_text('{"prompt": "r"}\n')
     assert identity(spec) != before
     assert identity(PromptSpec(source="builtin:openings"))["source"] == "builtin:openings"
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "a/../../../outside", "..", "x\\..\\y"])
+def test_no_name_of_a_job_leads_its_outputs_out_of_the_storage(name: str, tmp_path: Path) -> None:
+    probe = {"model": "builtin:smollm2-135m", "tune": {"kind": "probe"}}
+    job = {"kind": "weak_to_strong", "name": name, "task": {"source": "builtin:valence"}, "supervisor": probe}
+    job |= {"ceiling": probe, "students": {"one": probe}, "compute": {"storage": str(tmp_path / "storage")}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    loaded = load_job(tmp_path / "job.yaml")
+    assert (loaded.compute.storage / "runs" / f"{loaded.name}-1").resolve().parent == tmp_path / "storage" / "runs"
+    (tmp_path / "job.yaml").write_text(json.dumps(job | {"students": {name: probe}}))
+    with pytest.raises(JobError, match="a student's name is letters, digits, - and _, a letter first"):
+        load_job(tmp_path / "job.yaml")

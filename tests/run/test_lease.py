@@ -69,6 +69,7 @@ def test_of_racing_processes_one_makes_each_stage_and_all_end_with_all(tmp_path:
     assert sum(event["event"] == "stage_start" for own in heard for event in own) == STAGES
 
 
+@pytest.mark.chaos
 def test_a_stage_whose_maker_is_killed_is_made_by_who_waits(tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
     (tmp_path / "go").touch()

@@ -68,6 +68,8 @@ def test_light_stages_need_no_cluster_and_a_failure_keeps_what_is_finished(tmp_p
         ({"cpus_per_worker": 2}, {"CPU": 5, "GPU": 1}, 1),
         ({"gpus_per_worker": 0.5}, {"CPU": 16, "GPU": 2}, 4),
         ({"gpus_per_worker": 0}, {"CPU": 3, "GPU": 1}, 3),
+        ({"workers": 4, "min_workers": 2}, {"CPU": 3}, 1),
+        ({"workers": 4, "min_workers": 2}, {"CPU": 9}, 2),
     ],
 )
 def test_as_many_groups_as_fit(fields: dict, resources: dict, count: int) -> None:
@@ -77,3 +79,7 @@ def test_as_many_groups_as_fit(fields: dict, resources: dict, count: int) -> Non
 def test_a_group_that_does_not_fit_is_refused_with_numbers() -> None:
     with pytest.raises(ResourceError, match="4 workers need 4 CPUs .* there are 2 and 0 GPUs"):
         fitting(Compute(workers=4), {"CPU": 2})
+    with pytest.raises(ResourceError, match="3 workers need 3 CPUs .* there are 2 and 0 GPUs"):
+        fitting(Compute(workers=4, min_workers=3), {"CPU": 2})
+    with pytest.raises(ValueError, match="min_workers is 3, more than workers, which is 2"):
+        Compute(workers=2, min_workers=3)

@@ -70,6 +70,7 @@ class Log:
         ended = {"status": "done", "seconds": 4.5, "metrics": {"accuracy": 0.75, "name": "not a number"}}
         self.add("stage_end", stage_id=SUPERVISOR, path=str(self.model(SUPERVISOR)), **ended)
         self.stage("stage_start", LABEL, "weak labels", inputs={"model": SUPERVISOR, "data": f"{SPLIT}/transfer"})
+        self.add("stage_retry", stage_id=LABEL, text="out of memory with micro_batch 8; again with 4")
         self.add("stage_end", stage_id=LABEL, status="done", seconds=1.0, metrics={}, path=None)
         self.stage("stage_start", STUDENT, "seed 0 / student logconf", inputs={"data": LABEL})
         self.add("stage_end", stage_id=STUDENT, status="failed", seconds=1.0, metrics={}, path=None)
@@ -186,6 +187,7 @@ def test_a_run_becomes_an_experiment_with_nested_runs(storage: Path) -> None:
         "tags": "[1, 2]",
     }
     assert runs["weak labels"]["tags"]["trimtab.input.model"] == SUPERVISOR
+    assert runs["weak labels"]["tags"]["trimtab.stage_retry"] == "out of memory with micro_batch 8; again with 4"
     assert runs["split"]["tags"]["trimtab.cached"] == "true"
     assert runs["split"]["points"]["rows"][0][2] == "300.0"
 
@@ -237,6 +239,7 @@ def test_replaying_again_changes_nothing(storage: Path) -> None:
     assert again.refused == []
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_half_lines_wait_and_garbage_is_told(storage: Path) -> None:
     log = Log(storage)
@@ -255,6 +258,7 @@ def test_half_lines_wait_and_garbage_is_told(storage: Path) -> None:
     assert "not a JSON object" in replay.refused[0]
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_what_the_server_lost_or_the_user_deleted(storage: Path, empty_store: Path) -> None:
     from mlflow import MlflowClient
@@ -313,6 +317,7 @@ def test_a_tracker_follows_a_live_run(storage: Path, capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_without_a_server_a_run_ends_with_a_warning(storage: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = Log(storage)
@@ -367,6 +372,7 @@ def answers(port: int) -> bool:
         return False
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_kill_in_the_first_migration_leaves_no_half_made_store(tmp_path: Path) -> None:
     uri, half = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / ".mlflow.db.new"
@@ -381,6 +387,7 @@ def test_a_kill_in_the_first_migration_leaves_no_half_made_store(tmp_path: Path)
     assert not half.exists()
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_server_killed_in_the_middle_loses_nothing(storage: Path) -> None:
     log, port = Log(storage), free_port()

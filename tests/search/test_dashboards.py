@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.listening import beyond
 from tests.searching import fill, search_of
 
 from trimtab.errors import TrimtabError
@@ -109,6 +110,7 @@ def test_dashboards_end_with_the_command_however_it_ends(tmp_path: Path, stop: s
         url = said["optuna"].strip()
         with urllib.request.urlopen(f"{url}api/studies") as answer:
             assert [study["study_name"] for study in json.load(answer)["study_summaries"]] == [search.id]
+        assert beyond(below) == {}
         os.kill(process.pid, stop)
         assert process.wait(30) == (-stop if stop == signal.SIGKILL else 0)
         assert len(below) == 2

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.errors import JobError
+from trimtab.errors import JobError, ResourceError
 from trimtab.load import read_yaml
 from trimtab.methods.objectives.logconf import LogConf
 from trimtab.search.checks import laid_out, names, on_test, tells, warnings
 from trimtab.search.job import made
 from trimtab.search.load import load_search
 from trimtab.search.of_method import search_of
+from trimtab.search.tuner import in_reach
 from trimtab.stages.whats import TELLS
 
 JOB = """\
@@ -246,6 +247,22 @@ def test_a_grid_larger_than_the_budget_is_told_and_allowed(file: Path) -> None:
     found = load_search(written(file, space=space, searcher="{kind: grid}"), ["mode=min"])
     assert warnings(found)[0] == "the grid has up to 20 points, but budget.trials is 16"
     assert "usually the max" in warnings(found)[1]
+
+
+def test_a_search_on_a_url_keeps_its_study_here_and_does_not_spread_over_nodes(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMTAB_MIRROR", str(file.parent / "mirror"))
+    monkeypatch.setenv("TRIMTAB_STORAGE", "s3://bucket/place")
+    found = load_search(file)
+    assert f"s3://bucket/place, but the study and the search's pages stay on this node: {found.storage}" in "".join(
+        warnings(found)
+    )
+    assert found.study_url == f"sqlite:///{file.parent / 'mirror' / found.storage.name}/optuna.db"
+    in_reach(found.default.compute, 1)
+    with pytest.raises(ResourceError, match="s3://bucket/place is not for 2 nodes; set compute.storage to a folder"):
+        in_reach(found.default.compute, 2)
+    in_reach(found.default.compute.model_copy(update={"remote": None}), 2)
 
 
 def test_a_method_s_own_ranges_need_no_search_file(file: Path) -> None:

@@ -15,8 +15,8 @@ from trimtab import verbs
 from trimtab.data.builtin import BUILTIN
 from trimtab.load import load_job
 from trimtab.run.artifact import PlanRunner
+from trimtab.run.joining import ray_at
 from trimtab.run.log import read_log
-from trimtab.run.on_ray import ray_at
 from trimtab.search.space import Space
 from trimtab.search.verb import TuneResult
 

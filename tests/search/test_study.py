@@ -54,6 +54,14 @@ def test_the_default_comes_first_and_what_a_trial_told_can_be_read(tmp_path: Pat
     assert record.told.progress == 1.0 and (record.told.ran, record.told.shared) == (["train-1"], 3)
 
 
+def test_studies_may_stand_in_a_database_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMTAB_STUDIES", f"sqlite:///{tmp_path}/elsewhere.db")
+    there = trials(tmp_path / "storage")
+    there.next("x")
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/elsewhere.db") == [there.search.id]
+    assert not (tmp_path / "storage" / "optuna.db").exists()
+
+
 def test_a_default_outside_the_space_is_not_a_trial(tmp_path: Path) -> None:
     _, values = trials(tmp_path, raw=job(learning_rate=0.5)).next("x")
     assert 1e-3 <= values[RATE] <= 1e-1

@@ -17,8 +17,8 @@ import pytest
 from tests.conftest import Tiny
 from tests.searched import STUDENT, search_over, tiny_job
 
+from trimtab.run.joining import ray_at
 from trimtab.run.log import read_log
-from trimtab.run.on_ray import ray_at
 from trimtab.search.job import Search
 from trimtab.search.study import opened
 from trimtab.search.tuner import tuned
@@ -136,6 +136,7 @@ def in_the_middle_of(storage: Path, number: int, steps: int) -> bool:
     return sum(event["event"] == "metrics" for event in said) >= steps
 
 
+@pytest.mark.chaos
 def test_a_search_that_is_killed_goes_on_where_it_was(tiny: Tiny, tmp_path: Path, ray_address: str) -> None:
     raw, storage = trained(tiny, tmp_path, num_train_epochs=10), tmp_path / "storage"
     environment = os.environ | {"RAY_ADDRESS": ray_address}

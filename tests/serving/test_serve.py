@@ -158,6 +158,7 @@ def replica(name: str = ENSEMBLE) -> psutil.Process:
     return found
 
 
+@pytest.mark.chaos
 def test_a_debater_killed_in_mid_debate_ends_that_debate_and_nothing_else(api: Api) -> None:
     asked = {"model": DEBATE, "messages": [{"role": "user", "content": "Which?"}]}
     asked |= {"debate": {"answers": ["this", "that"]}, "logit_bias": None, "stream": True}
@@ -180,6 +181,7 @@ def test_a_debater_killed_in_mid_debate_ends_that_debate_and_nothing_else(api: A
     assert whole.json()["choices"][0]["debate"][-1]["event"] == "verdict"
 
 
+@pytest.mark.chaos
 def test_a_storm_with_a_kill_loses_nothing(api: Api) -> None:
     ways = [{}, {"method": "none"}, {"coef": 1.5}, {"method": "genarm", "alpha": 0.5}, {"method": "ensemble"}]
     spoilt = [{"guidance": {"coef": 9}}, {"model": "nobody"}, {"temperature": -1}]

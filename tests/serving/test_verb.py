@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import httpx
 import psutil
 import pytest
+from tests.listening import answer, beyond
 from tests.serving.kit import free_port, saved
 
 FILE = Path(__file__).parents[2] / "serve" / "contrastive.yaml"
@@ -67,6 +69,9 @@ def test_it_serves_until_it_is_stopped(tmp_path: Path, empty_store: Path) -> Non
     assert line.startswith(f"curl {ready}/v1/chat/completions ")
     done = subprocess.run(f"{line} -s", shell=True, capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stdout)["object"] == "chat.completion"
+    for port, whose in beyond([psutil.Process(process.pid), *started]).items():
+        assert "ServeReplica" in whose, "only what Ray Serve opens between nodes, which asks for the cluster's token"
+        assert answer(port, "/ray.serve.ASGIService/HandleRequest") == grpc.StatusCode.UNAUTHENTICATED
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "")

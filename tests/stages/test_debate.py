@@ -106,6 +106,7 @@ def test_every_case_has_its_turns_and_what_they_cost(tiny, rows, whole):
             assert turn["text"].startswith(row["answers"][row["order"][turn["speaker"]]])
 
 
+@pytest.mark.chaos
 def test_a_killed_attempt_is_continued_and_comes_to_the_same_transcripts(tiny, spec, rows, whole, tmp_path):
     out, partial = tmp_path / "killed", tmp_path / "partial"
     out.mkdir()

@@ -117,6 +117,7 @@ def test_the_size_of_a_batch_changes_nothing(tiny, rows, whole, tmp_path):
     assert (tmp_path / "out" / "rows.jsonl").read_text() == (whole[0] / "rows.jsonl").read_text()
 
 
+@pytest.mark.chaos
 def test_a_killed_attempt_is_continued_where_it_stopped(tiny, rows, whole, tmp_path):
     out, partial = tmp_path / "killed", tmp_path / "partial"
     (process,) = start(tiny, rows, out, partial)

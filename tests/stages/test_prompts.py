@@ -48,6 +48,7 @@ def divided(out: Path, spec: SplitSpec, **inputs: Path) -> dict[str, float]:
     return divide(spec, out, compute=COMPUTE, **inputs)
 
 
+@pytest.mark.chaos
 def test_prompts_write_rows_truth_and_quarantine_apart(pairs: Path) -> None:
     rows, scores = read_candidates(pairs / "rows.jsonl"), read_jsonl(pairs / "scores.jsonl")
     assert [row.id for row in rows] == [row["id"] for row in scores]

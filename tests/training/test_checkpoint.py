@@ -65,6 +65,7 @@ def test_large_states_are_cut_to_several_files(tmp_path, monkeypatch):
     assert Stored(folder)["trainer/row"].item() == 3
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -88,6 +89,7 @@ def test_what_belongs_to_another_training_is_refused(tmp_path, name, said):
     assert said in flaw(folder, BELONGS | {name: "other"})
 
 
+@pytest.mark.chaos
 def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(tmp_path, capsys):
     checkpoints = kept_in(tmp_path, keep_latest=3)
     one, two, three = (write(checkpoints, step) for step in (1, 2, 3))
@@ -241,6 +243,7 @@ class TestOnANetwork:
                 assert torch.allclose(found[name], stored[0][name], atol=2e-5), (stage, name)
             assert not [p for p in found.folder.iterdir() if p.suffix in (".pt", ".bin", ".pkl")]
 
+    @pytest.mark.chaos
     def test_a_truncated_newest_checkpoint_falls_back_and_says_so(self, tiny, tmp_path, capfd):
         whole, partial = self.train(tiny, tmp_path / "a", checkpoint_steps=1)
         file = partial / "step-00000008" / "tensors-00000.safetensors"

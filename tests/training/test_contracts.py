@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.run.on_ray import LOCAL, SETTINGS
+from trimtab.run.joining import LOCAL, SETTINGS
 
 pytestmark = pytest.mark.slow
 
@@ -113,9 +113,29 @@ def test_ray_train_reads_the_variables_that_we_set():
 def test_ray_train_fails_and_restarts_as_we_ask():
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    assert {"max_failures", "controller_failure_limit"} <= set(parameters(FailureConfig))
-    assert {"name", "storage_path", "failure_config"} <= set(parameters(RunConfig))
-    assert {"num_workers", "use_gpu", "resources_per_worker"} <= set(parameters(ScalingConfig))
+    failures = {"max_failures", "max_preemption_failures", "controller_failure_limit"}
+    assert failures <= set(parameters(FailureConfig))
+    assert FailureConfig().max_preemption_failures == -1, "any number"
+    assert {"name", "storage_path", "failure_config", "callbacks"} <= set(parameters(RunConfig))
+    scaling = {"num_workers", "use_gpu", "resources_per_worker", "elastic_resize_monitor_interval_s"}
+    assert scaling <= set(parameters(ScalingConfig))
+    assert ScalingConfig(num_workers=(1, 2)).elasticity_enabled
+
+
+def test_ray_train_tells_its_callbacks_which_workers_failed():
+    from ray.exceptions import ActorDiedError
+    from ray.train import UserCallback
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+    from trimtab.training.witness import _gone
+
+    assert list(parameters(UserCallback.after_exception)) == ["self", "run_context", "worker_exceptions"]
+    found = _gone(WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError()))
+    assert (found.kind, found.dead, found.preempted) == ("ActorDiedError", True, False)
+    assert "health check failed" not in found.text
+    found = _gone(KeyError("what"))
+    assert (found.kind, found.dead) == ("KeyError", False)
+    assert _gone(WorkerHealthCheckTimeoutError("it hangs")).kind == "WorkerHealthCheckTimeoutError"
 
 
 def test_the_environment_stands_before_torch():

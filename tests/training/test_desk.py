@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from trimtab.errors import StageError
 from trimtab.training.desk import Desk, End
+from trimtab.training.postmortem import Beat, Gone
 
 FINE, OWN, ECHO = End({"a": 1.0}), End.failed(StageError("own")), End.failed(RuntimeError("connection closed by peer"))
 
@@ -24,7 +26,7 @@ async def waits(call) -> bool:
 
 async def opened(desk: Desk, life: str = "a", **task) -> None:
     await desk.begin(0, life)
-    await desk.give(0, task)
+    await desk.give(0, {"stage_id": "s", "out": "/nowhere"} | task)
 
 
 async def end(desk: Desk, rank: int, found: End, ticket: tuple = ("a", 0)) -> None:
@@ -149,7 +151,7 @@ def test_the_echo_of_a_death_decides_nothing_and_the_stage_is_retried():
         await desk.next(0, "a", -1)
         await end(desk, 0, ECHO)
         assert await waits(desk.outcome(0))
-        assert await desk.trouble(0) == "RuntimeError: connection closed by peer"
+        assert await desk.trouble(0) == ECHO
         await desk.begin(0, "b")
         for rank in (0, 1):
             await end(desk, rank, FINE, ("b", 0))
@@ -228,5 +230,122 @@ def test_events_are_handed_over_once_and_in_order():
             await desk.say({"i": i})
         assert await desk.said() == [{"i": 0}, {"i": 1}, {"i": 2}]
         assert await desk.said() == []
+
+    run(test())
+
+
+def sign(heard: int = 0, *, free: int = 8, pid: int = 7) -> Beat:
+    return Beat(time.time(), 2**30, free * 2**30, 16 * 2**30, heard, heard, pid, "node")
+
+
+async def beat(desk: Desk, rank: int, found: Beat, ticket: tuple = ("a", 0)) -> None:
+    await desk.beat(0, rank, ticket=ticket, beat=found)
+
+
+DEAD = Gone("ActorDiedError", "its process ended")
+
+
+def test_a_death_is_told_once_a_life_and_the_stage_is_given_out_again():
+    async def test():
+        desk = Desk(1, 2)
+        await opened(desk)
+        await desk.next(0, "a", -1)
+        await beat(desk, 1, sign(3))
+        await end(desk, 0, ECHO)
+        for _ in range(2):
+            await desk.died(0, {1: DEAD})
+        (event,) = await desk.said()
+        assert (event["event"], event["stage_id"]) == ("worker_died", "s")
+        assert (event["cause"], event["rank"], event["step"]) == ("killed", 1, 3)
+        found = await desk.trouble(0)
+        assert (found.cause, found.rank) == ("killed", 1)
+        await desk.begin(0, "b", 1)
+        (event,) = await desk.said()
+        assert (event["event"], event["attempt"], event["workers"]) == ("stage_restart", 1, 1)
+        await end(desk, 0, FINE, ("b", 0))
+        assert await desk.outcome(0) == FINE, "the new life has one worker"
+
+    run(test())
+
+
+def test_a_stage_that_ran_out_of_memory_is_over():
+    async def test():
+        desk = Desk(1, 2)
+        await opened(desk)
+        await desk.next(0, "a", -1)
+        await beat(desk, 1, sign(free=0))
+        await end(desk, 0, ECHO)
+        await desk.died(0, {1: DEAD})
+        found = await desk.outcome(0)
+        assert (found.kind, found.cause, found.rank) == ("OutOfMemory", "out of memory", 1)
+        await desk.give(0, {"stage_id": "s", "out": "/nowhere"})
+        assert await desk.untouched(0)
+        await desk.begin(0, "b")
+        assert (await desk.next(0, "b", -1))[1]["attempt"] == 0
+        assert not await desk.untouched(0)
+
+    run(test())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_memory_that_is_refused_is_no_echo(error: Exception):
+    found = End.failed(error, 1)
+    assert (found.kind, found.echo, found.cause, found.rank) == ("OutOfMemory", False, "out of memory", 1)
+    assert type(error).__name__ in found.error
+
+
+def test_who_falls_silent_is_found_where_only_an_echo_was_heard(monkeypatch):
+    monkeypatch.setattr("trimtab.training.desk.SILENT_S", 0.05)
+
+    async def test():
+        desk = Desk(1, 3)
+        await opened(desk)
+        await desk.next(0, "a", -1)
+        for rank in (0, 1, 2):
+            await beat(desk, rank, sign())
+        await end(desk, 0, ECHO)
+        told = asyncio.ensure_future(desk.died(0, {0: Gone("StageError", "closed by peer", dead=False)}))
+        await asyncio.sleep(0.01)
+        await beat(desk, 1, sign())
+        await told
+        (event,) = await desk.said()
+        assert (event["rank"], event["cause"]) == (2, "killed")
+
+    run(test())
+
+
+def test_a_stage_hangs_when_no_rank_gets_on():
+    async def test():
+        desk = Desk(1, 2)
+        await opened(desk)
+        assert await desk.idle(0) == 0, "nobody is at it"
+        await desk.next(0, "a", -1)
+        for rank in (0, 1):
+            await beat(desk, rank, sign(4 - rank, pid=rank))
+        await asyncio.sleep(0.05)
+        await beat(desk, 1, sign(3))
+        assert await desk.idle(0) > 0.04, "a beat that says nothing new is no progress"
+        await beat(desk, 1, sign(4))
+        assert await desk.idle(0) < 0.04
+        await beat(desk, 1, sign(3))
+        assert {one.pid for one in await desk.hangs(0)} == {0, 7}
+        await desk.died(0, {0: DEAD, 1: DEAD})
+        (event,) = await desk.said()
+        assert (event["cause"], event["rank"]) == ("hang", 1), "the one that is behind"
+        for rank in (0, 1):
+            await end(desk, rank, OWN)
+        assert await desk.idle(0) == 0
+
+    run(test())
+
+
+def test_beats_of_an_old_life_or_stage_are_not_heard():
+    async def test():
+        desk = Desk(1, 1)
+        await opened(desk)
+        await desk.next(0, "a", -1)
+        await beat(desk, 0, sign(), ("x", 0))
+        await beat(desk, 0, sign(), ("a", 1))
+        assert await desk.hangs(0) == []
 
     run(test())

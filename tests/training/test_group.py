@@ -65,17 +65,8 @@ class Ran:
     error: Exception | None = None
 
 
-def given(tiny, root: Path, name: str) -> Artifact:
-    """Rows of the tiny task as an artifact that is there already."""
-    made = Artifact("rows", name, root / "artifacts")
-    made.folder.mkdir(parents=True)
-    (made.folder / "rows.jsonl").write_text((getattr(tiny, name) / "rows.jsonl").read_text())
-    (made.folder / "metrics.json").write_text("{}")
-    return made
-
-
 def lay_out(run: PlanRunner, tiny, root: Path) -> dict[str, Artifact]:
-    weak, test = given(tiny, root, "weak"), given(tiny, root, "test")
+    weak, test = tiny.given(root / "artifacts"), tiny.given(root / "artifacts", "test")
     spec = {"learning_rate": 1e-3, "eval_fraction": 0.25}
     xent = run(train, tiny.spec(**spec), data=weak, oracle=test)
     logconf = run(train, tiny.spec(objective={"kind": "logconf", "buffer": 24}, **spec), data=weak)
@@ -166,6 +157,7 @@ def test_states_of_two_ranks_are_those_of_one(tiny, alone, together):
         assert (left - right).abs().max() < 1e-5
 
 
+@pytest.mark.chaos
 def test_a_dead_worker_is_replaced_and_the_stage_runs_again(together):
     before, killed = together.made["before"].path, together.made["killed"].path
     assert (before / "dead").exists()

@@ -129,6 +129,7 @@ def test_rows_that_say_nothing_are_neither_context_nor_remembered(tiny):
     assert trainer.remembered()["row_N"].tolist() == [0, 2, 3]
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 class TestOnANetwork:
     @pytest.fixture

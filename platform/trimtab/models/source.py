@@ -36,10 +36,23 @@ def model_folder(source: str, cache: Path, *, revision: str | None = None) -> Pa
 
         return builtin_folder(name, cache / "models")
     if kind == "artifact":
+        if problem := artifact_problem(cache.parent / "artifacts", name):
+            raise ModelError(f"model {source!r}: {problem}")
         return whole(cache.parent / "artifacts" / name / "model", source)
     if kind == "registry":
         raise ModelError(f"model {source!r}: put the folder in its place that trimtab.run.registry finds")
     return whole(Path(name).expanduser(), source) if kind == "folder" else _from_hub(name, revision)
+
+
+def artifact_problem(artifacts: Path, name: str) -> str | None:
+    """Why a stage's output is no model: it is not there, or its name or a link leads out of the storage.
+
+    The name comes from a job file, which may be somebody else's.
+    """
+    folder = artifacts.expanduser() / name / "model"
+    if Path(name).name != name or not folder.resolve().is_relative_to(artifacts.expanduser().resolve()):
+        return f"artifact:{name} leads out of {artifacts}; give a folder by its path"
+    return None if (folder / "config.json").exists() else f"no model of stage {name!r} under {artifacts}"
 
 
 def whole(folder: Path, source: str) -> Path:

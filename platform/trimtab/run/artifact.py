@@ -32,6 +32,7 @@ class Artifact:
     key: str
     root: Path
     part: str = ""
+    remote: str | None = None
 
     def __truediv__(self, part: str) -> Artifact:
         return replace(self, part=f"{self.part}/{part}" if self.part else part)
@@ -63,14 +64,29 @@ class Artifact:
         return self.root.parent / "leases" / f"{self.id}.lock"
 
     @property
-    def ready(self) -> bool:
+    def known(self) -> Path:
+        """What was last seen of it in a remote storage: the mark of the attempt that stands there."""
+        return self.root.parent / "known" / f"{self.id}.json"
+
+    @property
+    def here(self) -> bool:
+        """Whether its folder is on this node."""
         return (self.folder / METRICS).exists()
 
+    @property
+    def ready(self) -> bool:
+        return self.here or (self.remote is not None and self.known.exists())
+
     def metrics(self) -> Metrics:
-        return json.loads((self.folder / METRICS).read_text())
+        return self._said(METRICS)
 
     def record(self) -> dict[str, Any]:
-        return json.loads((self.folder / RECORD).read_text())
+        return self._said(RECORD)
+
+    def _said(self, name: str) -> dict[str, Any]:
+        if self.remote is None or self.here:
+            return json.loads((self.folder / name).read_text())
+        return json.loads(self.known.read_text())[name]
 
 
 Input = Artifact | Mapping[str, Artifact]
@@ -154,7 +170,8 @@ class PlanRunner:
 
     def __call__(self, stage: Stage, spec: Spec, *, label: str = "", **inputs: Input) -> Artifact:
         label = " / ".join(filter(None, [self.prefix, label or stage.__name__]))
-        draft = Node(stage, spec, inputs, Artifact(stage.__name__, "", self.compute.artifacts.resolve()), label)
+        made = Artifact(stage.__name__, "", self.compute.artifacts.resolve(), remote=self.compute.remote)
+        draft = Node(stage, spec, inputs, made, label)
         key = key_of(stage, spec, draft.needs)
         node = replace(draft, artifact=replace(draft.artifact, key=key))
         return self.nodes.setdefault(node.artifact.id, node).artifact
@@ -210,7 +227,8 @@ def building(artifact: Artifact) -> Iterator[Path]:
     except BaseException:
         failed = artifact.root / f".{artifact.id}.failed"
         shutil.rmtree(failed, ignore_errors=True)
-        aside.rename(failed)
+        if aside.exists():
+            aside.rename(failed)
         raise
 
 
@@ -224,7 +242,7 @@ def finish(artifact: Artifact, aside: Path, *, record: dict[str, Any], metrics: 
     try:
         aside.rename(artifact.folder)
     except OSError:
-        if not artifact.ready:
+        if not artifact.here:
             raise
         shutil.rmtree(aside, ignore_errors=True)
     for left in (artifact.root / f".{artifact.id}.failed", artifact.partial):

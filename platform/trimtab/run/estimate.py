@@ -17,6 +17,8 @@ from trimtab.models.builtin import KNOWN
 from trimtab.models.source import split_source
 from trimtab.parts import FeatureSpec, Full, LoRA, ModelSpec, Probe, TaskSpec, Top, TrainSpec
 from trimtab.run.artifact import Node
+from trimtab.run.nodes import arrived
+from trimtab.run.remote import check_writable
 
 PROCESS = 900 * 2**20
 """A worker with its libraries loaded."""
@@ -157,7 +159,12 @@ def machine(storage: Path) -> dict[str, str]:
 
 
 def preflight(needed: Need, compute: Compute, *, free: Need) -> None:
-    """Make the storage folder. Raises ResourceError, before it does, when there is too little memory or disk."""
+    """Make the storage folder. Raises ResourceError, before it does, when there is too little memory or disk.
+
+    On a cluster that the job was sent to also where that cluster cannot keep its results; and where a remote storage
+    cannot be reached, or not be written to.
+    """
+    arrived(compute)
     if needed.memory and free.memory is not None and needed.memory > free.memory:
         way = "lower compute.groups or compute.workers, or use tune: {kind: lora}"
         raise ResourceError(_short("memory", needed.memory, free.memory, way))
@@ -170,6 +177,7 @@ def preflight(needed: Need, compute: Compute, *, free: Need) -> None:
         raise ResourceError(f"storage {compute.storage} cannot be made ({error.strerror}); {MOVE}") from error
     if not writable:
         raise ResourceError(f"storage {compute.storage} cannot be written to; {MOVE}")
+    check_writable(compute.remote)
 
 
 def _short(what: str, needed: int, free: int, way_out: str) -> str:

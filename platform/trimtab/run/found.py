@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trimtab.compute import Compute, place
 from trimtab.errors import DataError
-from trimtab.run.log import first_event, last_end, last_start, run_folders
+from trimtab.run.artifact import Artifact
+from trimtab.run.log import first_event, last_end, last_start, run_folders, settle_runs
+from trimtab.run.remote import fetch, fetch_runs
 
 Table = list[list[str]]
 
@@ -39,6 +42,26 @@ def find(storage: Path, run_id: str | None) -> Found:
     page = Path(end["report"]) if end["report"] else searched if searched.exists() else None
     table = table_of(page.parent) if page else _listed(end["metrics"])
     return Found(folder.name, end["status"], page, end["metrics"], table)
+
+
+def with_runs(storage: str | Path | None, run_id: str | None) -> Compute:
+    """The usual storage or another, with the logs of its runs, or of one, on this node; killed ones are settled."""
+    where = place(storage)
+    fetch_runs(where.storage, where.remote, run_id)
+    settle_runs(where.storage)
+    return where
+
+
+def shown(storage: str | Path | None, run_id: str | None) -> Found:
+    """The same of the usual storage or another; from a remote one its report is fetched."""
+    where = with_runs(storage, run_id)
+    found = find(where.storage, run_id)
+    if where.remote is None or found.report is None or found.report.exists():
+        return found
+    stage, _, key = found.report.parent.name.rpartition("-")
+    made = Artifact(stage, key, where.artifacts, remote=where.remote)
+    fetch([made])
+    return replace(found, report=made.folder / found.report.name, table=table_of(made.folder))
 
 
 def table_of(folder: Path) -> Table:

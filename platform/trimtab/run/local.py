@@ -8,16 +8,21 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trimtab import progress
 from trimtab.compute import Compute
 from trimtab.errors import StageError, Stopped, TrimtabError
-from trimtab.run.artifact import Node, PlanRunner, building, finish
+from trimtab.run.artifact import Node, PlanRunner, building
+from trimtab.run.carrying import Carrier
+from trimtab.run.fallback import falling_back
 from trimtab.run.lease import leased
+from trimtab.run.remote import fetch_logs, finished, look
 from trimtab.run_log import LOG, log_of, logged_to, tail
 from trimtab.stages._base import Metrics
+from trimtab.training.world import World
 
 Call = Callable[[Node, Path], Metrics]
 
@@ -33,6 +38,7 @@ def execute(node: Node, call: Call, sink: progress.Sink, *, stopped: Callable[[]
         sink({"event": "stage_wait", "time": time.time(), "stage_id": node.artifact.id})
 
     with leased(node.artifact.lease, waits=waits, stopped=stopped):
+        look([node.artifact])
         if node.artifact.ready:
             sink(was_there(node))
         else:
@@ -50,9 +56,9 @@ def _make(node: Node, call: Call, sink: progress.Sink) -> None:
     started = time.time()
     sink({"event": "stage_start", "time": started, **node.describe()})
 
-    def say(status: str, metrics: Metrics, path: str | None) -> None:
+    def say(status: str, metrics: Metrics, path: str | None, **why: str) -> None:
         ended = {"event": "stage_end", "time": time.time(), "stage_id": node.artifact.id, "status": status}
-        sink(ended | {"seconds": time.time() - started, "metrics": metrics, "path": path})
+        sink(ended | {"seconds": time.time() - started, "metrics": metrics, "path": path} | why)
 
     try:
         if node.stage.resumes:
@@ -60,18 +66,22 @@ def _make(node: Node, call: Call, sink: progress.Sink) -> None:
         with building(node.artifact) as aside:
             metrics = call(node, aside)
             record = node.describe() | {"started": started, "seconds": time.time() - started}
-            finish(node.artifact, aside, record=record, metrics=metrics)
+            finished(node.artifact, aside, record=record, metrics=metrics)
     except BaseException as error:
         stopped = isinstance(error, Stopped) or not isinstance(error, Exception)
-        say("interrupted" if stopped else "failed", {}, None)
+        why = {"cause": getattr(error, "cause", "exception"), "error": f"{type(error).__name__}: {error}"}
+        say("interrupted" if stopped else "failed", {}, None, **({} if stopped else why))
         if stopped or (isinstance(error, TrimtabError) and not isinstance(error, StageError)):
             raise
-        raise StageError(_post_mortem(node, error)) from error
+        failed = StageError(_post_mortem(node, error))
+        failed.cause = why["cause"]
+        raise failed from error
     say("done", metrics, str(node.artifact.folder))
 
 
 def _post_mortem(node: Node, error: Exception) -> str:
     failed = node.artifact.root / f".{node.artifact.id}.failed"
+    fetch_logs(node.artifact, failed)
     inputs = ", ".join(f"{name}={artifact.ref}" for name, artifact in node.needs.items()) or "none"
     log = failed / log_of(error.rank if isinstance(error, StageError) else 0)
     text = tail(log) or "".join(traceback.format_exception(error)[-3:]).rstrip()
@@ -95,19 +105,22 @@ class LocalRunner(PlanRunner):
         for node in self.pending:
             if self.stopping.is_set():
                 raise Stopped("it was stopped")
-            execute(node, self._call, self.sink, stopped=self.stopping.is_set)
-
-    def _call(self, node: Node, out: Path) -> Metrics:
-        return call_here(node, out, compute=self.compute, sink=self.sink)
+            execute(node, here(self.compute, self.sink), self.sink, stopped=self.stopping.is_set)
 
 
-def call_here(node: Node, out: Path, *, compute: Compute, sink: progress.Sink) -> Metrics:
-    """Call a stage in this process; for a stage meant for workers, all that is printed goes to its log."""
+def here(compute: Compute, sink: progress.Sink) -> Call:
+    """The call of a stage in this process, with less at once where memory runs out."""
+    return falling_back(partial(_call_here, sink=sink), compute, sink)
+
+
+def _call_here(node: Node, out: Path, compute: Compute, *, sink: progress.Sink) -> Metrics:
+    """For a stage meant for workers, all that is printed goes to its log."""
     tagged = lambda event: sink({"stage_id": node.artifact.id, **event})  # noqa: E731
     log = logged_to(out / LOG) if node.stage.on == "workers" else nullcontext()
     with progress.listening(tagged), log:
         try:
-            return node.stage(node.spec, out, compute=compute, **node.arguments())
+            with Carrier.of(node, compute).around(out, World(0, 1)):
+                return node.stage(node.spec, out, compute=compute, **node.arguments())
         except Exception:
             if node.stage.on == "workers":
                 traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +20,54 @@ Event = dict[str, Any]
 Listener = Callable[[Event], None]
 LOG = "events.jsonl"
 LAST_BYTES = 1 << 16
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class EventLog:
     """Appends events to the run's log, one JSON object a line, and passes them on; any thread may speak.
 
-    A listener whose reader has gone away (a closed pipe) is not told any more: the run goes on.
+    A listener whose reader has gone away (a closed pipe) is not told any more: the run goes on. What a full disk does
+    not take is written with the next event for which there is room.
     """
 
     def __init__(self, folder: Path, listeners: Iterable[Listener] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.listeners = folder, list(listeners)
         self._lock = threading.Lock()
-        self._file = (folder / LOG).open("a", encoding="utf-8")
+        self._file = (folder / LOG).open("ab", buffering=0)
+        self._owed = b"" if ends_whole(folder / LOG) else b"\n"
 
     def __call__(self, event: Event) -> None:
         event = {"time": time.time(), **event}
         with self._lock:
             if not self._file.closed:
-                self._file.write(json.dumps(finite(event), default=str) + "\n")
-                self._file.flush()
+                self._write(json.dumps(finite(event), default=str).encode() + b"\n")
             for listener in list(self.listeners):
                 try:
                     listener(event)
                 except BrokenPipeError:
                     self.listeners.remove(listener)
 
+    def _write(self, line: bytes) -> None:
+        self._owed += line
+        try:
+            while self._owed:
+                self._owed = self._owed[self._file.write(self._owed) :]
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+
     def close(self) -> None:
         with self._lock:
             self._file.close()
+
+
+def ends_whole(log: Path) -> bool:
+    """Whether the last line was written to its end."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")
 
 
 def finite(value: Any) -> Any:
@@ -105,6 +126,17 @@ def last_end(folder: Path) -> Event | None:
     return [event for event in read_log(folder) if event.get("event") == "run_end"][-1]
 
 
+def troubles(folder: Path) -> list[str]:
+    """What befell a run's stages that went on in spite of it, since it was begun or last gone on with."""
+    told: list[str] = []
+    for event in read_log(folder):
+        if event.get("event") == "run_start":
+            told = []
+        if event.get("event") in ("stage_retry", "worker_died"):
+            told.append(f"{event['stage_id']}: {event['text']}")
+    return told
+
+
 def owner() -> dict[str, Any]:
     """This process, so that another can tell later whether it still lives."""
     import psutil
@@ -137,8 +169,7 @@ def settle_runs(storage: Path) -> list[str]:
             if re.search(rf"\.{re.escape(who['host'])}-{who['pid']}-[0-9a-f]{{8}}$", aside.name):
                 shutil.rmtree(aside, ignore_errors=True)
         end = {"time": time.time(), "event": "run_end", "status": "interrupted", "metrics": {}, "report": None}
-        with (folder / LOG).open("r+b") as log:
-            whole = log.read().endswith(b"\n")
-            log.write(b"\n" * (not whole) + json.dumps(end).encode() + b"\n")
+        with closing(EventLog(folder)) as log:
+            log(end)
         settled.append(folder.name)
     return settled

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import secrets
-import signal
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab import progress
 from trimtab.compute import Compute
 from trimtab.errors import ResourceError, Stopped
+from trimtab.run import nodes
 from trimtab.run.artifact import Node, PlanRunner
-from trimtab.run.local import call_here, execute
+from trimtab.run.carrying import Carrier
+from trimtab.run.fallback import falling_back
+from trimtab.run.joining import address_of, initialised, ray_at
+from trimtab.run.local import execute, here
 from trimtab.run.order import Order
 from trimtab.stages._base import Metrics
 
@@ -30,15 +30,7 @@ if TYPE_CHECKING:
 EVENTS_EVERY_S = 0.25
 STOPS_WITHIN_S = 0.5
 DISMISSED_WITHIN_S = 10
-SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-    "RAY_ENABLE_AUTO_CONNECT": "0",
-}
-LOCAL = {"RAY_AUTH_MODE": "token", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_prestart_worker_first_driver": "0"}
+ENDED_WITHIN_S = 4
 
 
 @contextmanager
@@ -49,12 +41,13 @@ def cluster(compute: Compute, width: int, sink: progress.Sink) -> Iterator[list[
     """
     joined = initialised()
     ray = ray_at(address_of(compute))
-    from trimtab.training.desk import Desk
     from trimtab.training.group import Group
 
     try:
-        count = min(width, compute.groups or fitting(compute, ray.cluster_resources()))
-        desk, over = ray.remote(num_cpus=0)(Desk).remote(count, compute.workers), threading.Event()
+        if not joined:
+            nodes.suited(ray, compute)
+        count = min(width, compute.groups or fitting(compute, nodes.offered(ray)))
+        desk, over = _desk(ray, count, compute.workers), threading.Event()
         listener = threading.Thread(target=_listen, args=(ray, desk, sink, over), daemon=True)
         listener.start()
         groups = [Group(desk, number, compute) for number in range(count)]
@@ -65,81 +58,46 @@ def cluster(compute: Compute, width: int, sink: progress.Sink) -> Iterator[list[
             listener.join(5)
             for group in groups:
                 group.stop()
-            if joined:
-                _dismiss(ray, desk, groups)
+            _dismiss(ray, desk, groups, within=DISMISSED_WITHIN_S if joined else ENDED_WITHIN_S)
     finally:
         if not joined:
             ray.shutdown()
 
 
-def _dismiss(ray: Any, desk: Any, groups: list[Group]) -> None:
-    """Let the workers of groups go; those that are busy go when this process does."""
-    ray.get(desk.close.remote())
+def _desk(ray: Any, groups: int, workers: int) -> Any:
+    """The desk stands where this process is: a node that is lost must not take it along."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from trimtab.training.desk import Desk
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote(groups, workers)
+
+
+def _dismiss(ray: Any, desk: Any, groups: list[Group], *, within: float) -> None:
+    """Let the workers of groups go; those that are busy go when this process does.
+
+    A thread that still waits for a cluster which is shut down would wait busily until then.
+    """
+    until = time.monotonic() + within
+    with suppress(ray.exceptions.RayError):
+        ray.get(desk.close.remote(), timeout=within)
     for group in groups:
-        group.thread.join(DISMISSED_WITHIN_S)
-
-
-def initialised() -> bool:
-    """Whether this process is at a cluster."""
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
-
-
-def address_of(compute: Compute) -> str:
-    return compute.address or os.environ.get("RAY_ADDRESS") or "local"
-
-
-def ray_at(address: str) -> Any:
-    """Ray, initialised. What it reads from the environment must stand before it is imported.
-
-    A cluster of our own gets a token of its own, unless the caller has imported Ray and so settled how it is guarded.
-    """
-    own = address == "local" and "ray" not in sys.modules
-    settings = SETTINGS | (LOCAL | {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if own else {})
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        return ray
-    local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
-    with _apart():
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
-    return ray
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """Signals stay ours while Ray starts. Raises KeyboardInterrupt where SIGTERM comes before it has.
-
-    Ray's processes get groups of their own, since a signal to our group, as of Ctrl-C, is for us, and we end Ray; the
-    handler of SIGTERM that Ray puts in place ends the process where it stands.
-    """
-    from ray._private import services
-
-    popen, handler = services.ConsolePopen, signal.getsignal(signal.SIGTERM)
-    services.ConsolePopen = partial(popen, process_group=0)
-    try:
-        yield
-    except SystemExit as stopped:
-        raise KeyboardInterrupt from stopped
-    finally:
-        services.ConsolePopen = popen
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        group.thread.join(max(0.0, until - time.monotonic()))
 
 
 def fitting(compute: Compute, resources: dict[str, float]) -> int:
     """How many groups of workers fit in these resources. Raises ResourceError with the numbers."""
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    wanted = compute.workers * compute.cpus_per_worker
-    wanted_gpus = compute.workers * compute.gpus(gpus)
-    count = int(min(cpus // wanted, gpus // wanted_gpus if wanted_gpus else cpus // wanted))
-    if count < 1:
+    gpus_each = compute.gpus(gpus)
+    fit = int(min(cpus // compute.cpus_per_worker, gpus // gpus_each if gpus_each else cpus // compute.cpus_per_worker))
+    least = compute.sizes[0]
+    if fit < least:
         raise ResourceError(
-            f"compute: {compute.workers} workers need {wanted:g} CPUs and {wanted_gpus:g} GPUs, there are {cpus:g} "
-            f"and {gpus:g} GPUs; lower compute.workers or compute.cpus_per_worker"
+            f"compute: {least} workers need {least * compute.cpus_per_worker:g} CPUs and {least * gpus_each:g} GPUs, "
+            f"there are {cpus:g} and {gpus:g} GPUs; lower compute.workers or compute.cpus_per_worker"
         )
-    return count
+    return max(1, fit // compute.workers)
 
 
 def _listen(ray: object, desk: object, sink: progress.Sink, over: threading.Event) -> None:
@@ -220,17 +178,20 @@ class RayRunner(PlanRunner):
     def _start(self, order: Order, pool: ThreadPoolExecutor, running: dict, free: queue.SimpleQueue) -> None:
         """Start what can start: stages of the driver at once, those for workers while a group is free."""
         while node := order.take("driver"):
-            running[pool.submit(execute, node, self._here, self.sink, stopped=self._let_go)] = node
+            call = here(self.compute, self.sink)
+            running[pool.submit(execute, node, call, self.sink, stopped=self._let_go)] = node
         while not free.empty() and (node := order.take("workers")):
             running[pool.submit(self._on, free.get(), free, node)] = node
 
-    def _here(self, node: Node, out: Path) -> Metrics:
-        return call_here(node, out, compute=self.compute, sink=self.sink)
-
     def _on(self, group: Group, free: queue.SimpleQueue, node: Node) -> None:
         task = {"stage": node.stage, "spec": node.spec, "arguments": node.arguments(), "stage_id": node.artifact.id}
+        task |= {"carrier": Carrier.of(node, self.compute)}
+
+        def call(node: Node, out: Path, compute: Compute) -> Metrics:
+            return group.run(task | {"out": str(out), "compute": compute})
+
         try:
             group.up()  # who holds a lease never waits for CPUs that a group holds who waits for the lease
-            execute(node, lambda _, out: group.run(task | {"out": str(out)}), self.sink, stopped=self._let_go)
+            execute(node, falling_back(call, self.compute, self.sink), self.sink, stopped=self._let_go)
         finally:
             free.put(group)

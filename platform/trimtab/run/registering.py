@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimtab.models.source import weights_hash
 from trimtab.run.artifact import Node
+from trimtab.run.remote import fetch
 from trimtab.run.track_words import TAG, Event, clean, ms
+from trimtab.training.curves import TRAININGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +26,6 @@ LATEST = "latest"
 WEIGHTS = "trimtab.weights"
 REGISTERED = ("trimtab.stage_id", "trimtab.label", "trimtab.run_id", "trimtab.base_model", "trimtab.objective")
 """Tags of a version that say where it comes from."""
-TRAININGS = ("train", "align", "train_reward", "explore")
 NAME = re.compile(r"([A-Za-z0-9][\w.-]*)(?:@((?!v\d+$)[A-Za-z][\w-]*))?")
 Problem = tuple[tuple[str, ...], str]
 
@@ -98,6 +99,7 @@ def telling(say: Callable[[Event], None], told: list[Wanted], job: str, kind: st
         if event.get("event") == "stage_end" and event.get("status") in ("done", "cached"):
             for one in told:
                 if one.node.artifact.id == event["stage_id"]:
+                    fetch([one.node.artifact])
                     say(one.event(job, kind))
 
     return tell

@@ -41,6 +41,8 @@ class Writer(Calls):
             "stage_start": self._stage_start,
             "metrics": self._metrics,
             "stage_end": self._stage_end,
+            "stage_retry": self._trouble,
+            "worker_died": self._trouble,
             "register": self._register,
             "trial_end": self._trial_end,
             "report": self._report,
@@ -112,6 +114,10 @@ class Writer(Calls):
         if status == "done" and trained and places:
             self._trained(run, Path(places["trimtab.path"]))
         self._close(stage_id, status, event)
+
+    def _trouble(self, event: Event) -> None:
+        """A stage that goes on in spite of something: the last of it is a tag of its run."""
+        self._tag(self._run(event["stage_id"], event), {f"trimtab.{event['event']}": event["text"]})
 
     def _register(self, event: Event) -> None:
         run, made = self._run(event["stage_id"], event), self._folder(event.get("path"))

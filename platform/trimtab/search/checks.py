@@ -13,7 +13,7 @@ from trimtab.mistakes import TRAININGS, Mistake, nearest, typed
 from trimtab.run.artifact import RECORD, Artifact, PlanRunner
 from trimtab.run.leaks import leaks
 from trimtab.search.fields import Ground, candidates, points
-from trimtab.search.job import Search, get, made
+from trimtab.search.job import Search, get, made, study_url
 from trimtab.search.spec import Asha, Median, Pbt, SearchSpec
 from trimtab.stages.whats import What, told_by
 
@@ -200,4 +200,8 @@ def warnings(search: Search) -> list[str]:
     for metric, mode in zip(spec.metrics, spec.modes, strict=True):
         if (better := what_of(runner, metric).better) != mode:
             found.append(f"mode: {mode} for {metric}, of which usually the {better} is looked for")
+    if url := search.default.compute.remote:
+        here = study_url(search.storage).startswith("sqlite")
+        own = "the study and the search's pages stay" if here else "the search's pages stay"
+        found.append(f"stages go to {url}, but {own} on this node: {search.storage}")
     return found

@@ -73,7 +73,7 @@ def dashboards(storage: Path) -> Iterator[Dashboards]:
     shown, uri = Dashboards(), default_uri(storage)
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if (storage / "optuna.db").exists():
+        if (storage / "optuna.db").exists() or os.environ.get("TRIMTAB_STUDIES"):
             command = [sys.executable, "-c", OPTUNA, study_url(storage), HOST]
             _start(shown, stack, "optuna", command=command, logs=logs)
         else:

@@ -18,6 +18,7 @@ from trimtab.load import Job
 from trimtab.metrics import Interval, percentiles, resample
 from trimtab.progress import Sink
 from trimtab.run.artifact import Artifact, PlanRunner
+from trimtab.run.remote import fetched
 from trimtab.search.checks import laid_out, on_test, what_of
 from trimtab.search.job import Search
 from trimtab.search.record import Record, front, leaders
@@ -99,7 +100,7 @@ def concluded(search: Search, found: Sequence[Record], sink: Sink = lambda event
         verdict=verdict,
         words="",
         best=str(write_best(search, chosen[0])),
-        report=str(laid[1].last.folder / "report.html"),
+        report=str(fetched(laid[1].last) / "report.html"),
     )
     final = Final(**{**final.__dict__, "words": words(final)})
     write_aside(search.folder / "final.json", json.dumps(final.as_json(), indent=1, default=str))
@@ -148,7 +149,7 @@ def _compared(search: Search, entries: Sequence[Entry], laid: Sequence[_Laid]) -
     means: dict[str, NDArray[np.float64]] = {}
     for metric in search.spec.metrics:
         name = on_test(runner, metric.rpartition("/")[0])
-        outcomes = [[read_outcome(artifact.path) for artifact in one.outcomes[name]] for one in laid]
+        outcomes = [[read_outcome(fetched(artifact)) for artifact in one.outcomes[name]] for one in laid]
         what = _test_what(what_of(runner, metric).final, outcomes[0][0], name)
         if what not in told:
             rows_SNM = paired_rows(outcomes, what)
@@ -191,7 +192,7 @@ def _interval(mean: float, draw_R: NDArray[np.float64]) -> Interval:
 def _rows(search: Search, laid: Sequence[_Laid]) -> int:
     """Test rows of one seed."""
     first = laid[0].outcomes[_test_names(search)[0]][0]
-    return max(len(of) for of in read_outcome(first.path).values())
+    return max(len(of) for of in read_outcome(fetched(first)).values())
 
 
 def _verdict(entry: Entry, metrics: Sequence[str]) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -50,8 +51,8 @@ class Search:
 
 
 def study_url(storage: Path) -> str:
-    """Where Optuna keeps the studies of all searches of a storage folder."""
-    return f"sqlite:///{storage.resolve()}/optuna.db"
+    """Where Optuna keeps studies: the database at TRIMTAB_STUDIES, or a file for all searches of a storage folder."""
+    return os.environ.get("TRIMTAB_STUDIES") or f"sqlite:///{storage.resolve()}/optuna.db"
 
 
 def made(

@@ -188,11 +188,16 @@ def _ground(draft: Draft, spec: SearchSpec | None, space: dict[str, AnyRange]) -
 
 
 def _job_file(draft: Draft) -> Path:
-    """The job file: from here, else from the search file's folder or the one above. Raises JobError without one."""
+    """Raises JobError where none is named."""
     said = draft.raw.get("job")
     if not isinstance(said, str):
         raise JobError(["name the job file that is searched"])
-    places = [Path(said), draft.file.parent / said, draft.file.parent.parent / said]
+    return job_file(said, draft.file)
+
+
+def job_file(said: str, file: Path) -> Path:
+    """The job file that a search file names: from here, else from the search file's folder or the one above."""
+    places = [Path(said), file.parent / said, file.parent.parent / said]
     return next((place for place in places if place.is_file()), places[0])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from trimtab.errors import StageError
 from trimtab.metrics import percentiles, resample
 from trimtab.run.artifact import Artifact
+from trimtab.run.remote import fetched
 from trimtab.search.record import Measured
 from trimtab.stages.outcome import Found, read_outcome
 
@@ -27,7 +28,7 @@ def measured(outcomes: dict[str, list[Artifact]], *, level: float = 0.95) -> dic
     """NAME/WHAT -> its mean over rows and seeds, with a paired-bootstrap interval; an artifact a seed for each NAME."""
     found: dict[str, Measured] = {}
     for name, artifacts in outcomes.items():
-        by_seed = [read_outcome(artifact.path) for artifact in artifacts]
+        by_seed = [read_outcome(fetched(artifact)) for artifact in artifacts]
         for what in by_seed[0]:
             if all(what in seed for seed in by_seed):
                 found[f"{name}/{what}"] = over_seeds(by_seed, what, level)

@@ -57,7 +57,9 @@ def opened(search: Search) -> optuna.Study:
     """The study of a search, made where there is none."""
     search.storage.mkdir(parents=True, exist_ok=True)
     directions = ["maximize" if mode == "max" else "minimize" for mode in search.spec.modes]
-    storage = optuna.storages.RDBStorage(search.study_url, engine_kwargs={"connect_args": {"timeout": BUSY_S}})
+    waiting = {"timeout": BUSY_S} if search.study_url.startswith("sqlite:") else {"connect_timeout": BUSY_S}
+    engine = {"connect_args": waiting, "pool_pre_ping": True}
+    storage = optuna.storages.RDBStorage(search.study_url, engine_kwargs=engine)
     with quiet():
         study = optuna.create_study(storage=storage, study_name=search.id, directions=directions, load_if_exists=True)
         study.set_metric_names(list(search.spec.metrics))

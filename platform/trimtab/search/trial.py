@@ -15,6 +15,7 @@ from trimtab.compute import Compute
 from trimtab.errors import JobError, StageError, Stopped
 from trimtab.load import Job
 from trimtab.run.artifact import PlanRunner
+from trimtab.run.gauges import Gauges
 from trimtab.run.leaks import leaks
 from trimtab.run.log import EventLog, owner
 from trimtab.search.job import Search, made
@@ -103,7 +104,7 @@ class Trial:
         return self.result(error) | {"status": status, "objectives": json.dumps(found), "done": True}
 
     def _log(self) -> closing[EventLog]:
-        return closing(EventLog(self._storage / "runs" / self.run_id))
+        return closing(EventLog(self._storage / "runs" / self.run_id, [Gauges()]))
 
     @property
     def _storage(self) -> Path:

@@ -17,8 +17,10 @@ from filelock import FileLock, Timeout
 from trimtab.compute import Compute
 from trimtab.environment import settle
 from trimtab.errors import ResourceError
+from trimtab.run.joining import address_of, initialised, ray_at
 from trimtab.run.log import EventLog, Listener, owner, settle_runs
-from trimtab.run.on_ray import address_of, fitting, initialised, ray_at
+from trimtab.run.nodes import suited
+from trimtab.run.on_ray import fitting
 from trimtab.search.job import Search
 from trimtab.search.record import Record
 from trimtab.search.study import Trials, opened
@@ -115,12 +117,22 @@ def _run(trials: Trials, plan: Plan, log: Listener) -> int:
         log({"event": "search_plan", "trials": budget.trials, "concurrent": 0, "have": there})
         return 0
     with _at_ray(compute) as ray:
+        in_reach(compute, sum(node["Alive"] for node in ray.nodes()))
         room = concurrent(compute, ray.cluster_resources())
         width = min(room, budget.concurrent or room, trials.left)
         log({"event": "search_plan", "trials": budget.trials, "concurrent": width, "have": there})
         with stoppable() as stopped:
             _fit(trials, plan, stopped, width=width)
     return trials.have - there
+
+
+def in_reach(compute: Compute, nodes: int) -> None:
+    """Raises ResourceError where trials would run on nodes that do not see the study's folder."""
+    if compute.remote is not None and nodes > 1:
+        raise ResourceError(
+            f"a search keeps its study, and the logs of its trials, in one folder, which {compute.remote} is not for "
+            f"{nodes} nodes; set compute.storage to a folder that all of them share (NFS, a PVC), or search on one node"
+        )
 
 
 def concurrent(compute: Compute, resources: dict[str, float]) -> int:
@@ -180,6 +192,8 @@ def _at_ray(compute: Compute) -> Iterator[Any]:
     joined = initialised()
     ray = ray_at(address_of(compute))
     try:
+        if not joined:
+            suited(ray, compute)
         yield ray
     finally:
         if not joined:

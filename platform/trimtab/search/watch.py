@@ -9,10 +9,9 @@ from typing import Any
 
 from trimtab.run.artifact import Artifact, Node
 from trimtab.search.measured import EARLY, Curve, early
-from trimtab.training.curves import read_curves
+from trimtab.training.curves import TRAININGS, read_curves
 
 SIGNAL = "eval_agreement"
-TRAININGS = ("train", "align", "train_reward", "explore")
 
 
 def last_trainings(nodes: Sequence[Node]) -> list[Artifact]:

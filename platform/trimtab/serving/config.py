@@ -1,9 +1,9 @@
 """The arguments of a serve file: models, ensembles and debates of them, limits."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trimtab.compute import default_storage
 from trimtab.debating import AnyDebate, AnyPanel
@@ -114,6 +114,15 @@ class GuidedArgs(Spec):
     def specs(self, group: str) -> dict[str, Member]:
         """The members of an ensemble or a debate by name, the one that writes first."""
         return {name: self.models[name] for name in self.groups[group].members}
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _local(cls, given: Any) -> Any:
+        if isinstance(given, str) and "://" in given:
+            raise ValueError(
+                "should be a folder; models of another storage are served from a registry or by their path"
+            )
+        return given
 
     @model_validator(mode="after")
     def _some(self) -> "GuidedArgs":

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from trimtab.environment import settle
 from trimtab.errors import JobError, StageError, TrimtabError
-from trimtab.run.on_ray import LOCAL, SETTINGS
+from trimtab.run.joining import LOCAL, SETTINGS
+from trimtab.run.localhost import alone
 from trimtab.serving.gate import Keys
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def served(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[Served]:
 
     address = _address()
     local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
-    ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="ERROR", **local)
+    with alone(address) as placed:
+        ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="ERROR", **local, **placed)
     found = Served(path, overrides, file)
     try:
         _deploy(file)

@@ -22,6 +22,7 @@ from trimtab.compute import Compute
 from trimtab.errors import ResourceError
 from trimtab.training.curves import CURVES, WATCHED
 from trimtab.training.nonfinite import SKIPPED, anywhere
+from trimtab.training.notice import Notice, notice
 from trimtab.training.world import world
 
 MANIFEST = "manifest.json"
@@ -99,6 +100,7 @@ class Checkpoints:
     belongs: dict[str, str]
     compute: Compute
     last: float = field(default_factory=time.monotonic)
+    heeded: Notice | None = None
 
     def start(self) -> Path | None:
         """The checkpoint to go on from, if any, with the output's growing files as they stood at it.
@@ -143,10 +145,22 @@ class Checkpoints:
         return None
 
     def due(self, step: int) -> bool:
-        """Whether to write one now: the same answer on every rank."""
-        if self.compute.checkpoint_steps is not None:
-            return step % self.compute.checkpoint_steps == 0
-        return anywhere(world().first and time.monotonic() - self.last >= 60 * self.compute.checkpoint_minutes)
+        """Whether to write one now, by steps or time or since a node leaves: the same answer on every rank."""
+        steps, leaving = self.compute.checkpoint_steps, self._leaving()
+        late = steps is None and world().first and time.monotonic() - self.last >= 60 * self.compute.checkpoint_minutes
+        return anywhere(late or leaving) or (steps is not None and step % steps == 0)
+
+    def _leaving(self) -> bool:
+        """Whether this rank was told that a node is taken away, and not heeded it yet."""
+        told = notice()
+        if told is None or told == self.heeded:
+            return False
+        self.heeded = told
+        until = f" at {time.strftime('%H:%M:%S', time.localtime(told.deadline_ms / 1000))}" if told.deadline_ms else ""
+        text = f"a node is taken away{until}: a checkpoint is written ({', '.join(told.nodes)})"
+        progress.emit("preemption", nodes=list(told.nodes), deadline_ms=told.deadline_ms, text=text)
+        print(text, flush=True)
+        return True
 
     def write(self, step: int, tensors: Iterable[tuple[str, Tensor]], *, facts: dict[str, Any], state: Any) -> None:
         """One more: tensors, `facts` in the manifest, the Trainer's `state`. Getting the tensors takes all ranks."""

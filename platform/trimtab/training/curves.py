@@ -8,6 +8,8 @@ from pathlib import Path
 from trimtab import progress
 
 CURVES = "metrics.jsonl"
+TRAININGS = ("train", "align", "train_reward", "explore")
+"""Names of the stages that train."""
 WATCHED = {
     "eval_weak_agreement": "eval_agreement",
     "eval_weak_cross_entropy": "eval_loss",

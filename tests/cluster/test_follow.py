@@ -1,0 +1,96 @@
+"""Following a log over connections that break, through Ray's own client."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.cluster.scripted_dashboard import Dashboard, serving
+
+from trimtab.cluster import follow as following
+from trimtab.cluster.connection import Cluster
+from trimtab.cluster.follow import Log, follow, parted
+from trimtab.errors import ClusterError
+
+EVENTS = [{"event": "progress", "stage_id": "a", "done": i, "text": 'é {"x": 1}'} for i in range(20)]
+LINES = [
+    "Running entrypoint",
+    "",
+    *(json.dumps(event) for event in EVENTS),
+    'half a bar {"event": "done", "ran": 3}',
+    "the end",
+]
+LOG = "\n".join(LINES)
+JOB = "quickstart-0123abcd-1"
+
+
+@pytest.fixture(autouse=True)
+def _own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(following, "PAUSES_S", (0.01,) * 5)
+
+
+def followed(dashboard: Dashboard) -> tuple[list[dict], list[str], list[str], following.Ending]:
+    events, printed, lost = [], [], []
+    with serving(dashboard):
+        dashboard.jobs[JOB] = "RUNNING"
+        ended = follow(Cluster(dashboard.url), JOB, Log(events.append, printed.append), lost=lost.append)
+    return events, printed, lost, ended
+
+
+@pytest.mark.parametrize(
+    "breaks", [[], [0], [5, 5, 200], [1, 30, 31, 32, 900, 901], [len(LOG)], list(range(0, 900, 37))]
+)
+def test_no_line_is_lost_or_doubled_wherever_connections_break(breaks: list[int]) -> None:
+    dashboard = Dashboard(LOG, list(breaks))
+    events, printed, lost, ended = followed(dashboard)
+    assert events == [*EVENTS, {"event": "done", "ran": 3}]
+    assert printed == ["Running entrypoint", "", "half a bar ", "the end"]
+    assert dashboard.connections == len(breaks) + 1
+    assert bool(lost) == bool(breaks)
+    assert (ended.code, ended.last) == (0, {"event": "done", "ran": 3})
+
+
+def test_a_dead_line_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "QUIET_S", 0.3)
+    monkeypatch.setattr("trimtab.cluster.connection.ANSWERS_WITHIN_S", 0.5)
+    events, printed, lost, ended = followed(Dashboard(LOG, [100, 700], silent=True, slow=1))
+    assert len(events) == len(EVENTS) + 1
+    assert printed[-1] == "the end"
+    assert len(lost) == 1
+    assert "ReadTimeout" in lost[0]
+    assert ended.code == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "code"),
+    [
+        ("SUCCEEDED", 0, 0),
+        ("FAILED", 1, 1),
+        ("FAILED", 2, 2),
+        ("FAILED", None, 1),
+        ("FAILED", -9, 1),
+        ("STOPPED", 143, 130),
+    ],
+)
+def test_the_job_s_exit_code_is_ours(status: str, exit_code: int | None, code: int) -> None:
+    *_, ended = followed(Dashboard("x", status=status, exit_code=exit_code))
+    assert (ended.code, ended.message) == (code, "so it ended.")
+
+
+def test_a_cluster_that_is_gone_is_given_up_and_an_unknown_job_at_once() -> None:
+    with serving(Dashboard("x")) as dashboard:
+        cluster = Cluster(dashboard.url)
+        with pytest.raises(ClusterError, match="knows no job nothing-1"):
+            follow(cluster, "nothing-1", Log(print, print), lost=print)
+    lost = []
+    with pytest.raises(ClusterError, match="has not answered .* may go on"):
+        follow(cluster, JOB, Log(print, print), lost=lost.append, patience=0.1)
+    assert len(lost) == 1
+
+
+@pytest.mark.parametrize("line", ["", "{", '{"a": 1}', "{'event': 1}", '[{"event": 1}]', '{"event": "x"} after'])
+def test_what_is_no_event_is_a_line(line: str) -> None:
+    assert parted(line) == (line, None)
