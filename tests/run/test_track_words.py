@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.run.track_words import clean, flat, link, without_password
+from trimtab.run.track_words import artifacts_of, clean, flat, link, without_password
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,9 @@ def test_links_replace_what_was_half_copied(tmp_path: Path) -> None:
         link(str(source), str(target))
         assert target.read_text() == "whole"
     assert target.stat().st_ino == source.stat().st_ino
+
+
+def test_files_of_runs_stand_beside_a_database_of_sqlite_and_where_a_server_says(tmp_path: Path) -> None:
+    assert artifacts_of(f"sqlite:///{tmp_path}/mlflow.db") == (tmp_path / "mlartifacts").as_uri()
+    assert artifacts_of("sqlite:///mlflow.db") == (Path.cwd() / "mlartifacts").as_uri()
+    assert artifacts_of("http://localhost:5000") is None

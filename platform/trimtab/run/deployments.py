@@ -38,7 +38,7 @@ def record(facts: dict[str, Any]) -> str:
     from mlflow.entities import Param
 
     client = connect(facts["uri"])
-    experiment = experiment_id(client, EXPERIMENT, artifacts_of(facts["uri"], Path(facts["storage"])))
+    experiment = experiment_id(client, EXPERIMENT, artifacts_of(facts["uri"]))
     found = _runs(client, experiment, facts)
     if found and found[0].info.status == "FINISHED":
         return found[0].info.run_id

@@ -82,8 +82,8 @@ class Replay:
         own = self.run_dir.name
         found = self._search(client, state.experiment, own) if state.experiment else {}
         if JOB not in found:
-            place = artifacts_of(self.uri, self.run_dir.parent.parent)
-            state = State(without_password(self.uri), experiment_id(client, self._name(first), place))
+            experiment = experiment_id(client, self._name(first), artifacts_of(self.uri))
+            state = State(without_password(self.uri), experiment)
             found = self._search(client, state.experiment, own)
         if first.get("parent") and state.parent is None:
             state.parent = self._parent(client, state.experiment, first["parent"])

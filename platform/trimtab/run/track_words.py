@@ -84,9 +84,9 @@ def connect(uri: str) -> MlflowClient:
     """A client; a SQLite file that is not there yet appears whole, or a kill would leave one no migration can mend."""
     quiet()
     from mlflow import MlflowClient
-    from sqlalchemy import make_url
 
-    if uri.startswith("sqlite:") and (name := make_url(uri).database) and not (path := Path(name)).exists():
+    path = sqlite_file(uri)
+    if path and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
@@ -99,16 +99,21 @@ def connect(uri: str) -> MlflowClient:
 
 def default_uri(storage: Path) -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in the storage folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(storage)
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(storage).resolve()}/mlflow.db"
 
 
-def _own_uri(storage: Path) -> str:
-    return f"sqlite:///{Path(storage).resolve()}/mlflow.db"
+def artifacts_of(uri: str) -> str | None:
+    """Where a new experiment keeps its files: beside a SQLite file, and not in whichever folder the process is in."""
+    file = sqlite_file(uri)
+    return (file.resolve().parent / "mlartifacts").as_uri() if file else None
 
 
-def artifacts_of(uri: str, storage: Path) -> str | None:
-    """Where a new experiment keeps its files: in the storage folder where the store is there too."""
-    return (storage / "mlartifacts").as_uri() if uri == _own_uri(storage) else None
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a store that is one."""
+    from sqlalchemy import make_url
+
+    name = make_url(uri).database if uri.startswith("sqlite:") else None
+    return Path(name) if name else None
 
 
 def experiment_id(client: MlflowClient, name: str, place: str | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from trimtab.run.deployments import ENSEMBLE, EXPERIMENT, VERSION
@@ -11,7 +10,7 @@ from trimtab.run.track_words import artifacts_of, connect, experiment_id
 
 
 def keep(facts: Mapping[str, Any]) -> str:
-    """The id of the trace. `facts`: uri, storage, ensemble, version, asked (what was asked), events and when they came.
+    """The id of the trace. `facts`: uri, ensemble, version, asked (what was asked), events and when they came.
 
     Each event is what the server told the client, with `at` in nanoseconds of the epoch.
     """
@@ -19,7 +18,7 @@ def keep(facts: Mapping[str, Any]) -> str:
     import mlflow
 
     mlflow.set_tracking_uri(facts["uri"])
-    experiment = experiment_id(client, EXPERIMENT, artifacts_of(facts["uri"], Path(facts["storage"])))
+    experiment = experiment_id(client, EXPERIMENT, artifacts_of(facts["uri"]))
     events: Sequence[dict[str, Any]] = facts["events"]
     root = mlflow.start_span_no_context(
         facts["ensemble"],
