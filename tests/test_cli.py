@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from trimtab.cli import app
+from trimtab.endings import stoppable
 
 JOB = """\
 kind: weak_to_strong
@@ -56,9 +57,18 @@ Done = subprocess.CompletedProcess
 
 
 @pytest.fixture
+def signals() -> Iterator[None]:
+    """What a command does to signals is undone."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
+@pytest.fixture
 def here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mlflow_uri: str
-) -> Iterator[Callable[..., Done[str]]]:
+    signals: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mlflow_uri: str
+) -> Callable[..., Done[str]]:
     """The same commands, called in this process, which has imported already what each of them would."""
 
     def call(*arguments: str | Path, storage: Path) -> Done[str]:
@@ -68,10 +78,7 @@ def here(
             app([*map(str, arguments)])
         return Done(arguments, ended.value.code, *capsys.readouterr())
 
-    signals = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
-    yield call
-    for name, handler in signals.items():
-        signal.signal(name, handler)
+    return call
 
 
 def log_of(storage: Path, number: int = -1) -> list[dict[str, Any]]:
@@ -168,6 +175,14 @@ def test_mistakes_are_listed_and_nothing_is_written(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert (said["event"], said["type"], len(said["problems"])) == ("error", "JobError", 1)
     assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.usefixtures("signals")
+def test_what_nohup_has_us_ignore_is_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stoppable()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
 
 
 def test_a_plan_for_people_and_for_machines(tmp_path: Path) -> None:

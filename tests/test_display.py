@@ -82,11 +82,13 @@ def test_what_befalls_a_stage_that_goes_on_is_shown() -> None:
     assert (line.state, line.said(now=1.0)) == ("running", f"0/8, 12 tokens/s, {text}")
     stream = io.StringIO()
     lines = Lines(stream)
-    for event in [*events, {"event": "worker_died", "stage_id": "a", "text": "rank 1 died: killed"}]:
+    more = {"worker_died": "rank 1 died: killed", "stage_restart": "attempt 2, with 1 workers"}
+    for event in [*events, *({"event": kind, "stage_id": "a", "text": said} for kind, said in more.items())]:
         lines(event)
-    assert [row.split(" ", 1)[1] for row in stream.getvalue().splitlines()[-2:]] == [
+    assert [row.split(" ", 1)[1] for row in stream.getvalue().splitlines()[-3:]] == [
         f"retry  a  {text}",
         "died   a  rank 1 died: killed",
+        "again  a  attempt 2, with 1 workers",
     ]
 
 
@@ -182,3 +184,16 @@ def test_a_stage_that_another_process_makes_is_waited_for_in_words() -> None:
     for event in told:
         lines(event)
     assert stream.getvalue().splitlines()[-1].endswith("wait   seed 0 / split  another process makes it")
+
+
+def test_nodes_that_are_waited_for_are_said_until_a_stage_starts() -> None:
+    waits = {"event": "nodes_wait", "time": 0.0, "text": "an autoscaler is waited for: 2 workers need 8 CPUs"}
+    stages = plan(*(f"seed {seed} / train" for seed in range(9)))
+    rows = drawn([stages, waits], width=40, height=6)
+    assert len(rows) <= 6 and "an autoscaler is waited for: 2 work" in rows[-2]
+    stream = io.StringIO()
+    lines = Lines(stream)
+    for event in (stages, waits):
+        lines(event)
+    assert stream.getvalue().splitlines()[-1].endswith("wait   " + waits["text"])
+    assert not any("autoscaler" in row for row in drawn([stages, waits, start("seed 0 / train")]))

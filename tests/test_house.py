@@ -12,7 +12,7 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "platform" / "trimtab"
 FILES = sorted(HOUSE.rglob("*.py"))
 LAYERS = [
-    {"errors", "progress", "environment", "run_log", "versions", "spec", "lm", "ranges"},
+    {"errors", "progress", "environment", "run_log", "versions", "spec", "lm", "ranges", "sharing"},
     {"methods", "metrics", "policy_metrics"},
     {"parts", "alignment", "debating", "compute"},
     {"data", "models", "training", "stages"},
@@ -45,7 +45,7 @@ OUTSIDE = {
     "debating": {"pydantic"},
     "compute": {"pydantic"},
     "spec": {"pydantic"},
-    "search": {"pydantic", "optuna", "ray", "plotly", "yaml", "rich", "jinja2", "markupsafe", "numpy", "filelock"},
+    "search": {"pydantic", "optuna", "ray", "plotly", "yaml", "rich", "jinja2", "markupsafe", "numpy"},
     "cluster": {"ray", "requests", "aiohttp"},
     "serving": {
         *("pydantic", "fastapi", "starlette", "ray", "prometheus_client"),

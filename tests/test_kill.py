@@ -55,7 +55,7 @@ class Attempts:
             {
                 "chain": chain,
                 "out": str(folder / f"out{number}"),
-                "partial": str(folder / "partial"),
+                "partial": "partial" if chain == "apart" else str(folder / "partial"),
                 "record": str(folder / "record"),
                 "data": str(tiny.weak),
                 "spec": tiny.spec(batch_size=12, eval_fraction=0.25, **spec).model_dump(mode="json"),
@@ -125,9 +125,12 @@ def attempts(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Attempts:
     found.add("wider", FULL, ranks=2, zero_stage=2, micro_batch=3)
     found.add("narrower", FULL, kill=["saved", 6], checkpoint_steps=3, ranks=2, zero_stage=3)
     found.add("narrower", FULL, zero_stage=0)
-    states = poisoned(tiny, found.root)
+    states = poisoned(tiny, found.root / "states", POISONED)
     found.add("alone", SKIP, features=states)
     found.add("together", SKIP, features=states, ranks=2, zero_stage=3, micro_batch=1)
+    states = poisoned(tiny, found.root / "other states", POISONED[:3])
+    found.add("back", BACK, features=states, checkpoint_steps=1)
+    found.add("apart", BACK, features=states, ranks=2, zero_stage=2, micro_batch=1, checkpoint_steps=1)
     found.run()
     return found
 
@@ -136,17 +139,20 @@ POISONED = range(7, 15)
 SKIP = {"tune": {"kind": "top", "layers": 2}, "on_nonfinite": "skip", "num_train_epochs": 1, "learning_rate": 1e-3}
 
 
-def poisoned(tiny: Tiny, root: Path) -> Path:
+BACK = SKIP | {"on_nonfinite": "rollback"}
+
+
+def poisoned(tiny: Tiny, folder: Path, rows: range) -> Path:
     """The states of the lower half for all rows, those of some NaN."""
     from trimtab.models.features import States, write_states
 
     ids = [row["id"] for row in tiny.table(tiny.weak)]
     states = [state.clone() for state in States(tiny.states(tiny.spec(**SKIP), tiny.weak)).rows(ids)]
-    for row in POISONED:
+    for row in rows:
         states[row][0] = float("nan")
-    (root / "states").mkdir()
-    write_states(root / "states", ids, states)
-    return root / "states"
+    folder.mkdir()
+    write_states(folder, ids, states)
+    return folder
 
 
 @pytest.mark.slow
@@ -204,6 +210,15 @@ def test_two_ranks_leave_out_together_what_one_leaves_out(attempts: Attempts) ->
     assert {row for _, row in noted[0]} <= {f"r{64 + row}" for row in POISONED}
     assert counted[0]["train/loss"] == pytest.approx(counted[1]["train/loss"], abs=1e-5)
     assert furthest(attempts.weights("alone"), attempts.weights("together")) < 1e-5
+
+
+@pytest.mark.slow
+def test_ranks_on_nodes_that_share_no_files_go_back_together(attempts: Attempts) -> None:
+    assert attempts.ended("apart") == [[0, 0]]
+    left = [json.loads((attempts.last(chain) / "metrics.json").read_text()) for chain in ("back", "apart")]
+    assert left[0]["train/rollbacks"] == left[1]["train/rollbacks"] > 0
+    assert furthest(attempts.weights("back"), attempts.weights("apart")) < 1e-5
+    assert list((attempts.root / "apart" / "node1" / "partial").iterdir()) == [], "what was lent is gone"
 
 
 @stage(version=1, on="workers", resumes=True)

@@ -17,7 +17,9 @@ from tests.conftest import GOOD, Tiny
 from trimtab import verbs
 from trimtab.run.log import read_log
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+RUN_ID = "job_1-of.2"
+"""What the runs are told to be called."""
 
 
 def job_file(folder: Path, tiny: Tiny) -> Path:
@@ -40,15 +42,11 @@ def job_file(folder: Path, tiny: Tiny) -> Path:
     return path
 
 
-GIVEN = {"inline": {"TRIMTAB_RUN_ID": "job_1-of.2"}, "ray": {}}
-"""What runs of a backend are told to be called."""
-
-
-def start(job: Path, storage: Path, backend: str, mlflow_uri: str) -> subprocess.Popen[str]:
+def start(job: Path, storage: Path, mlflow_uri: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trimtab", "run", str(job), f"compute.storage={storage}", "--json"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_uri} | GIVEN[backend]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_uri, "TRIMTAB_RUN_ID": RUN_ID}
     return subprocess.Popen(
-        [*command, f"compute.backend={backend}"],
+        [*command, "compute.backend=inline"],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -84,14 +82,11 @@ def undisturbed(
     return done.metrics, outcome(folder)
 
 
-@pytest.mark.parametrize(
-    "backend", [pytest.param("inline", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.ray)]
-)
 def test_a_killed_driver_repeats_nothing_and_finds_the_same(
-    tmp_path: Path, tiny: Tiny, undisturbed: tuple[dict[str, float], dict[str, str]], mlflow_uri: str, backend: str
+    tmp_path: Path, tiny: Tiny, undisturbed: tuple[dict[str, float], dict[str, str]], mlflow_uri: str
 ) -> None:
     job, killed = job_file(tmp_path, tiny), tmp_path / "killed"
-    run = start(job, killed, backend, mlflow_uri)
+    run = start(job, killed, mlflow_uri)
     trained = 0
     for line in run.stdout or ():
         event = json.loads(line)
@@ -103,7 +98,7 @@ def test_a_killed_driver_repeats_nothing_and_finds_the_same(
     before = finished(killed)
     assert sum(name.startswith("train-") for name in before) >= 2
 
-    events = ended(start(job, killed, backend, mlflow_uri))
+    events = ended(start(job, killed, mlflow_uri))
     after = finished(killed)
     assert {name: after[name] for name in before} == before, "finished stages stay as they were"
     assert not [e for e in events if e["event"] == "stage_start" and e["stage_id"] in before]
@@ -112,15 +107,14 @@ def test_a_killed_driver_repeats_nothing_and_finds_the_same(
     assert events[-1]["event"] == "done"
     assert (events[-1]["metrics"], outcome(killed)) == undisturbed
     assert {"supervisor/accuracy", "student.naive/accuracy", "ceiling/accuracy"} <= set(events[-1]["metrics"])
-    if GIVEN[backend]:
-        is_one_run(killed, events[-1]["run_id"], mlflow_uri)
+    is_one_run(killed, events[-1]["run_id"], mlflow_uri)
 
 
 def is_one_run(storage: Path, run_id: str, mlflow_uri: str) -> None:
     """The driver that was killed and the one that went on are one run: a folder, a log, a run of MLflow."""
     from mlflow import MlflowClient
 
-    assert run_id == GIVEN["inline"]["TRIMTAB_RUN_ID"]
+    assert run_id == RUN_ID
     assert [folder.name for folder in (storage / "runs").iterdir()] == [run_id]
     log = list(read_log(storage / "runs" / run_id))
     told = [event["event"] for event in log if event["event"] in ("run_start", "run_end")]
@@ -136,3 +130,31 @@ def is_one_run(storage: Path, run_id: str, mlflow_uri: str) -> None:
     assert len(own) == len(stages) + 1
     assert {run.info.status for run in own} == {"FINISHED"}
     assert {run.data.tags["trimtab.cached"] for run in own if "trimtab.stage_id" in run.data.tags} == {"false"}
+
+
+def test_a_checkpoint_that_was_cut_short_is_told_of_in_the_report(
+    tmp_path: Path,
+    tiny: Tiny,
+    undisturbed: tuple[dict[str, float], dict[str, str]],
+    mlflow_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "metrics" and event["step"] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    job = job_file(tmp_path, tiny)
+    given = [f"compute.storage={tmp_path}", "compute.backend=inline", "compute.checkpoint_steps=1"]
+    with pytest.raises(KeyboardInterrupt):
+        verbs.run(job, given, listeners=[stop])
+    *_, newest = sorted((tmp_path / "partial").glob("*/step-*"))
+    weights = newest / "tensors-00000.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    done = verbs.run(job, given)
+    assert (done.metrics, outcome(tmp_path)) == undisturbed
+    (warning,) = done.warnings
+    said = f"checkpoint {newest} is left aside: {weights.name} is"
+    assert warning.startswith(f"{newest.parent.name}: {said}") and warning.endswith("it was cut short")
+    (page,) = (tmp_path / "artifacts").glob("report-*/report.html")
+    assert f"train supervisor: {said}" in page.read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from contextlib import suppress
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trimtab.cli_submit import submit
-from trimtab.endings import tell, told
+from trimtab.endings import stoppable, tell, told
 from trimtab.printing import console, say, table
 
 if TYPE_CHECKING:
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
 
 HELP = """Weak-to-strong alignment on Ray: small models supervise, large ones learn.
 
-Exit codes: 0 done; 1 a stage failed; 2 the job, data, model or machine does not allow it; 130 stopped (Ctrl-C,\
- SIGTERM, of a run also SIGHUP). Finished stages are kept whatever happens, and the same command goes on from there.
+Exit codes: 0 done; 1 a stage failed; 2 the job, data, model or machine does not allow it; 130 stopped by\
+ Ctrl-C or SIGTERM (run, tune and submit also by SIGHUP; serve and dashboard then end with 0). Finished stages are kept\
+ whatever happens, and the same command goes on from there.
 """
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 JobFile = Annotated[Path, typer.Argument(help="job file, such as jobs/quickstart.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="path.to.field=value", metavar="[OVERRIDE]...")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; the last line says done or error")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout; a mistake ends it with an error")]
 Storage = Annotated[str | None, typer.Option(help="storage: folder or URL; default: TRIMTAB_STORAGE or .trimtab")]
 
 
@@ -73,8 +73,7 @@ def plan(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> No
 @app.command()
 def run(job: JobFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Run what is missing of a job, and show what it found; the same TRIMTAB_RUN_ID goes on with the same run."""
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.default_int_handler)
+    stoppable()
     with told(as_json=as_json):
         from trimtab import verbs
         from trimtab.display import display
@@ -101,8 +100,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search a job's hyperparameters, then compare the best with the default on test. The same command goes on."""
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.default_int_handler)
+    stoppable()
     with told(as_json=as_json):
         from trimtab import verbs
         from trimtab.search_display import display_of
@@ -188,8 +186,7 @@ def report(
 @app.command()
 def dashboard(storage: Storage = None) -> None:
     """Open what there is to look at: optuna-dashboard, MLflow, Ray's dashboard, pages of searches; until stopped."""
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.default_int_handler)
+    stoppable()
     with told():
         from trimtab.compute import place
         from trimtab.search.dashboards import dashboards

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from trimtab.endings import told
+from trimtab.endings import stoppable, told
 from trimtab.errors import JobError
 from trimtab.printing import say, table
 
@@ -42,17 +41,16 @@ def submit(
 ) -> None:
     """Run a job or search on a Ray cluster: check it here, send code and file, show its stages, return its exit code.
 
-    The address may also stand in RAY_API_SERVER_ADDRESS or RAY_ADDRESS, the cluster's token in RAY_AUTH_TOKEN or
-    RAY_AUTH_TOKEN_PATH. Ctrl-C lets go of the job, which runs on. A job that is under way already is followed.
+    The address may also stand in RAY_API_SERVER_ADDRESS, the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    Ctrl-C lets go of the job, which runs on. A job that is under way already is followed.
     """
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.default_int_handler)
+    stoppable()
     with told(as_json=as_json):
         if job is None and follow is None:
             raise JobError(["give a job or search file, or --follow ID"])
         from trimtab.cluster.submission import prepared, read
 
-        found = read(job, overrides or [], smoke=smoke) if job else None
+        found = read(job, [*(overrides or []), *["compute.grows=true"] * grows], smoke=smoke) if job else None
         sent = None
         if found and not follow:
             sent = prepared(found, shared=shared or (), installed=installed, smoke=smoke)
@@ -61,20 +59,21 @@ def submit(
         from trimtab.cluster.connection import Cluster
 
         cluster = Cluster(address)
-        name = follow or _sent(cluster, sent, grows=grows)
+        name = follow or _sent(cluster, sent)
         ended = None if detach else _followed(cluster, name, found, as_json=as_json)
     if ended is None:
-        _note(ways(name, cluster.address))
+        _note(ways(name, cluster))
         raise typer.Exit(0 if detach else 130)
     _show(ended, as_json=as_json)
     raise typer.Exit(ended.code)
 
 
-def ways(job: str, address: str) -> str:
+def ways(job: str, cluster: Cluster) -> str:
     """How to go on with a job that nobody follows."""
+    mode = "" if cluster.open else "RAY_AUTH_MODE=token "
     return (
-        f"{job} runs on. To follow it:  trimtab submit --follow {job} --address {address}\n"
-        f"To stop it:  RAY_AUTH_MODE=token ray job stop {job} --address {address}"
+        f"{job} runs on. To follow it:  trimtab submit --follow {job} --address {cluster.address}\n"
+        f"To stop it:  {mode}ray job stop {job} --address {cluster.address}"
     )
 
 
@@ -84,17 +83,17 @@ def _dry(sent: Submission) -> None:
     print(json.dumps(described(sent), indent=2))
 
 
-def _sent(cluster: Cluster, sent: Submission, *, grows: bool) -> str:
+def _sent(cluster: Cluster, sent: Submission) -> str:
     """The job's id on the cluster, where it is sent if it is not under way."""
     from trimtab.cluster.parcel import mib
     from trimtab.cluster.verb import examined, submit, under_way
 
     if cluster.open:
         _note(f"{cluster.address} asks for no token: whoever reaches it can run code there", "yellow")
-    if running := under_way(cluster, sent):
+    if running := under_way(cluster.jobs(), sent):
         _note(f"{running}: this very job is under way there; it is followed and not sent again", "yellow")
         return running
-    _note(f"{cluster.address}: {examined(cluster, sent, grows=grows)}")
+    _note(f"{cluster.address}: {examined(cluster, sent)}")
     done = submit(cluster, sent)
     size = mib(sent.parcel.size + (sent.code.size if sent.code else 0))
     _note(f"{done.job}: under way already" if done.found else f"{done.job}: sent, {size}")
@@ -110,7 +109,7 @@ def _followed(cluster: Cluster, job: str, found: Read | None, *, as_json: bool) 
     try:
         with _display(found, as_json=as_json) as listener:
             printed = _beside(listener)
-            lost = lambda why: printed(f"connection lost ({why}); the job runs on, trying again")  # noqa: E731
+            lost = lambda why: printed(f"connection lost ({why}); trying again, the job is not touched")  # noqa: E731
             return follow(cluster, job, Log(listener, printed), lost=lost)
     except KeyboardInterrupt:
         return None

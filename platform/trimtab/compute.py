@@ -7,13 +7,14 @@ import os
 import re
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
 from trimtab.errors import JobError
 from trimtab.spec import Spec
 
+PASSWORD = re.compile(r"""://[^/@\s:]*:(?!\d{2,5}/)[^@\s"',]+@""")
+"""In a URL. It may hold a slash, as keys of S3 do; a port with a path behind it is none."""
 URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s?*\[\]]+")
 
 
@@ -49,6 +50,7 @@ class Compute(Spec):
         description="go on with as few where there is no room for more, and with more as it comes",
     )
     groups: int | None = Field(None, ge=1, description="training groups side by side; default: as many as fit")
+    grows: bool = Field(description="an autoscaler adds nodes: one group waits for what is missing; TRIMTAB_GROWS=1")
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -57,7 +59,7 @@ class Compute(Spec):
     inference_batch: int = Field(64, ge=1)
     storage: Path = Field(description="folder, or a URL as s3://bucket/prefix; default: TRIMTAB_STORAGE or .trimtab")
     remote: str | None = Field(None, description="the URL that `storage` was given as, which then is its mirror")
-    max_failures: int = Field(1, ge=0, description="times a dead worker group is started again")
+    max_failures: int = Field(1, ge=0, description="times a stage is begun again since its workers died")
     max_preemptions: int | None = Field(
         None, ge=0, description="times it is started again after a node was taken away; default: any number"
     )
@@ -69,15 +71,17 @@ class Compute(Spec):
     keep_latest: int = Field(2, ge=1, description="newest checkpoints of a training that are kept")
     keep_best: int = Field(1, ge=0, description="further ones, by eval_agreement, where rows are held out")
     resume: Literal["auto", "never", "required"] | Path = Field(
-        "auto", description="from the newest usable checkpoint: where there is one, never, always; or from this folder"
+        "auto",
+        description="begin with the newest usable checkpoint: where there is one, never, always; or with this one",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _placed(cls, given: Any) -> Any:
-        """A URL in `storage` is the remote, and `storage` the folder that mirrors it on this node."""
+        """What the environment says; a URL in `storage` is the remote, `storage` the folder that mirrors it here."""
         if not isinstance(given, dict):
             return given
+        given = {"grows": os.environ.get("TRIMTAB_GROWS") == "1"} | given
         storage, remote = given.get("storage", os.environ.get("TRIMTAB_STORAGE", ".trimtab")), given.get("remote")
         if remote is not None and str(storage) != str(mirror_of(str(remote))):
             raise ValueError("remote follows from storage: give the URL as compute.storage")
@@ -116,7 +120,7 @@ class Compute(Spec):
 
 def _plain(url: str) -> str:
     """Raises ValueError for what is no plain URL, and for one that holds a password, which is not repeated."""
-    if urlsplit(url).password is not None or "?" in url:
+    if PASSWORD.search(url) or "?" in url:
         raise ValueError(
             "storage may not hold a password or key; the environment does, as the store's own tools read it"
         )

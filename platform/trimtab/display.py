@@ -16,8 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from trimtab.progress import TROUBLES
 from trimtab.run.log import Listener, finite
-from trimtab.stage_board import TROUBLES, Board, Event, Line, seconds, state_of
+from trimtab.stage_board import Board, Event, Line, seconds, state_of
 
 MARKS = {
     "waiting": "[dim]·[/]",
@@ -53,7 +54,7 @@ class Tree:
         self.board.hear(event)
 
     def drawn(self) -> Group:
-        groups, room = self.board.groups(), self.console.height - 2
+        groups, room = self.board.groups(), self.console.height - 2 - bool(self.board.waits)
         rows: list[list[Any]] = []
         for detail in ("all", "running", "counts"):
             rows = [row for head, lines in groups.items() for row in self._group(head, lines, detail)]
@@ -70,7 +71,8 @@ class Tree:
         for row in rows:
             grid.add_row(*row)
         took = seconds(time.time() - self.started)
-        return Group(grid, Text(f"{self.board.finished}/{len(self.board.lines)} stages, {took}", "dim"))
+        waits = [Text(self.board.waits, "yellow", no_wrap=True, overflow="ellipsis")] if self.board.waits else []
+        return Group(grid, *waits, Text(f"{self.board.finished}/{len(self.board.lines)} stages, {took}", "dim"))
 
     def _group(self, head: str, lines: list[Line], detail: str) -> Iterator[list[Any]]:
         state = state_of(lines)
@@ -108,6 +110,8 @@ class Lines:
         line = self.board.hear(event)
         if event["event"] == "plan":
             self._say(f"{len(self.board.lines)} stages, {self.board.finished} there already")
+        elif event["event"] == "nodes_wait":
+            self._say(f"wait   {self.board.waits}")
         elif line and event["event"] == "stage_start":
             self._say(f"start  {line.label}")
         elif line and event["event"] == "stage_end" and event["status"] != "cached":

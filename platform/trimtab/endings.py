@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,13 @@ from trimtab.errors import JobError, TrimtabError
 
 STOPPED = "stopped; finished stages are kept, and the same command goes on from there"
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+
+
+def stoppable() -> None:
+    """SIGTERM and SIGHUP stop us as Ctrl-C does, but for what whoever started us has us ignore, as nohup does."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stop) is not signal.SIG_IGN:
+            signal.signal(stop, signal.default_int_handler)
 
 
 @contextmanager

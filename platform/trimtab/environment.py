@@ -15,7 +15,8 @@ def settle(threads: int = 1) -> None:
     tools, path = str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != tools:
         os.environ["PATH"] = os.pathsep.join(filter(None, [tools, path]))
-    home = Path(sys.prefix) if sys.prefix != sys.base_prefix else Path.home() / ".cache"
+    own = sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK)
+    home = Path(sys.prefix) if own else Path.home() / ".cache"
     defaults = {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -1,5 +1,8 @@
 """Every error that trimtab raises on purpose: what is wrong, where, and the way out."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class TrimtabError(Exception):
     """The root; `exit_code` is what the command line returns for it."""
@@ -38,11 +41,13 @@ class ResourceError(TrimtabError):
 class StageError(TrimtabError):
     """A stage failed while it ran; finished stages stay finished. `rank`: the worker whose log says why.
 
-    `cause`: out of memory, segfault, killed, lost node, hang, or an exception.
+    `cause`: out of memory, segfault, killed, lost node, hang, or an exception. `logs`: by rank, of workers whose files
+    the driver does not see.
     """
 
     rank = 0
     cause = "exception"
+    logs: Mapping[int, str] = MappingProxyType({})
 
 
 class OutOfMemory(StageError):

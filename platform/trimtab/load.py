@@ -195,7 +195,7 @@ def override(raw: dict[str, Any], text: str, source: Source) -> list[str]:
     problem = _unfit(node, last, text)
     if not problem:
         node[int(last) if isinstance(node, list) else last] = parsed
-        source.overrides[path] = re.sub(r"://[^/@\s]*@", "://...@", text)
+        source.overrides[path] = re.sub(r"://\S*@", "://...@", text)
     return [problem] if problem else []
 
 

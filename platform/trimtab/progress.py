@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from typing import Any
 
 Sink = Callable[[dict[str, Any]], None]
+TROUBLES = {"stage_retry": "retry", "worker_died": "died", "checkpoint_left": "left", "stage_restart": "again"}
+"""Events of a stage that goes on in spite of something, and a word for each; their `text` says of what."""
 _sink: ContextVar[Sink | None] = ContextVar("sink", default=None)
 
 
@@ -20,6 +22,19 @@ def listening(sink: Sink) -> Iterator[None]:
         yield
     finally:
         _sink.reset(token)
+
+
+class Noting:
+    """A sink that also keeps what befell each stage that went on in spite of it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.befell: dict[str, list[str]] = {}
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] in TROUBLES:
+            self.befell.setdefault(event["stage_id"], []).append(event["text"])
+        self.sink(event)
 
 
 def emit(event: str, **fields: Any) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 LOG = "log.txt"
 
@@ -37,12 +38,17 @@ def logged_to(path: Path) -> Iterator[None]:
 
 
 def clear(out: Path) -> None:
-    """Remove what an attempt left in a folder, but for its logs."""
+    """Remove what an attempt left in a folder, but for its logs; several processes may at once."""
+
+    def failed(call: Any, path: str, error: Any) -> None:
+        if not isinstance(error[1], FileNotFoundError):
+            raise error[1]
+
     for left in out.iterdir():
         if left.is_dir():
-            shutil.rmtree(left)
+            shutil.rmtree(left, onerror=failed)
         elif not left.name.endswith(LOG):
-            left.unlink()
+            left.unlink(missing_ok=True)
 
 
 def tail(path: Path, lines: int = 15) -> str:

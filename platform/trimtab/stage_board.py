@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from trimtab.progress import TROUBLES
+
 Event = dict[str, Any]
-TROUBLES = {"stage_retry": "retry", "worker_died": "died", "stage_restart": "again"}
-"""Events of a stage that goes on in spite of something, and a word for each."""
 
 
 @dataclass
@@ -45,13 +45,18 @@ class Line:
 
 @dataclass
 class Board:
-    """The state of every stage, kept by the events of a run."""
+    """The state of every stage, kept by the events of a run, and what all of them wait for."""
 
     lines: dict[str, Line] = field(default_factory=dict)
+    waits: str = ""
 
     def hear(self, event: Event) -> Line | None:
         """The line of the stage that the event is about."""
         kind, line = event["event"], self.lines.get(event.get("stage_id", ""))
+        if kind == "nodes_wait":
+            self.waits = event["text"]
+        elif kind == "stage_start":
+            self.waits = ""
         if kind == "plan":
             self.lines = {
                 stage["stage_id"]: Line(stage["label"], "have" if stage["have"] else "waiting")

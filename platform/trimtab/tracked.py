@@ -8,8 +8,8 @@ from typing import Any
 
 from trimtab.load import Job
 from trimtab.run.artifact import Artifact
-from trimtab.run.carrying import kept
 from trimtab.run.gauges import Gauges
+from trimtab.run.keeping import kept
 from trimtab.run.local import LocalRunner, was_there
 from trimtab.run.log import EventLog, Listener, owner, troubles
 from trimtab.run.naming import described, told_of

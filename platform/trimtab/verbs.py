@@ -18,8 +18,9 @@ from trimtab.run.artifact import Artifact, PlanRunner
 from trimtab.run.estimate import Need, free_here, need, preflight, text_of, total
 from trimtab.run.found import Found, Table, shown, table_of, with_runs
 from trimtab.run.gauges import Gauges
+from trimtab.run.joining import address_of
 from trimtab.run.log import Listener, settle_runs
-from trimtab.run.naming import alone, described, fresh_id, given_id, is_done
+from trimtab.run.naming import alone, described, fresh_id, given_id, is_done, renamed
 from trimtab.run.remote import deliver, fetched, look
 from trimtab.tracked import tracked
 
@@ -102,8 +103,9 @@ def plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()) -> RunResult:
     """Run what is missing of a job; a run that was killed before is settled first, and one of the same id gone on with.
 
-    Raises JobError and ResourceError before anything is written, DataError and ModelError before or while a stage reads
-    them, StageError when one fails. Finished stages stay finished; the run's log ends with what became of it.
+    Raises JobError, ResourceError and ClusterError before anything is written, DataError and ModelError before or while
+    a stage reads them, StageError when one fails. Finished stages stay finished; the run's log ends with what became of
+    it.
     """
     started, told = time.monotonic(), {"warnings": [], "registered": []}
     job = check(path, overrides)
@@ -112,6 +114,8 @@ def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[
     deliver(node.artifact for node in runner.needed)
     pending = runner.pending
     if pending or job.register or not is_done(job.compute.storage, run_id):
+        if job.compute.backend == "ray":
+            address_of(job.compute)
         settle(max(1, int(job.compute.cpus_per_worker)))
         preflight(_needed(runner), job.compute, free=free_here(job.compute))
         settle_runs(job.compute.storage)
@@ -120,6 +124,7 @@ def run(path: str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[
             told = tracked(job, last, folder, listeners)
     storage, page, seconds = job.compute.storage, fetched(last) / "report.html", time.monotonic() - started
     found = {"report": page, "metrics": last.metrics(), "table": table_of(last.folder)}
+    told["warnings"] = [*renamed(run_id), *told["warnings"]]
     return RunResult(run_id, storage, **found, ran=len(pending), seconds=seconds, **told)
 
 

@@ -49,7 +49,7 @@ def say(event: dict[str, Any]) -> None:
 def main(storage: Path, workers: int, stages: list[str]) -> None:
     log = EventLog(storage / "runs" / "driven", [say, Gauges()])
     log({"event": "run_start", "kind": "driven"})
-    settings = {"workers": workers, "groups": 1, "zero_stage": 2, "checkpoint_steps": 1, "max_failures": 1}
+    settings = {"workers": workers, "zero_stage": 2, "checkpoint_steps": 1, "max_failures": 1, "grows": True}
     run = RayRunner(Compute(storage=storage, **settings), sink=log)
     rows = Artifact("rows", "weak", run.compute.artifacts.resolve())
     spec = TrainSpec.model_validate_json((storage / "spec.json").read_text())

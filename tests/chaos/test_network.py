@@ -69,7 +69,7 @@ class Network:
 
     def _start(self, within: list[str], address: str, *options: str) -> None:
         command = [*within, RAY, "start", "--block", f"--node-ip-address={address}", "--object-store-memory=80000000"]
-        environment = os.environ | {"GLOO_SOCKET_IFNAME": "eth0"}
+        environment = os.environ | {"GLOO_SOCKET_IFNAME": "eth0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1"}
         process = subprocess.Popen([*command, *options], env=environment, stdout=subprocess.PIPE, text=True)
         self.processes.append(process)
         assert any("Ray runtime started" in line for line in process.stdout or ()), "the node has not started"

@@ -15,7 +15,7 @@ from tests.conftest import Tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-QUICK |= {"gcs_rpc_server_reconnect_timeout_s": 3, "metrics_report_interval_ms": 500}
+QUICK |= {"gcs_rpc_server_reconnect_timeout_s": 3, "metrics_report_interval_ms": 2500}
 SMALL = {"object_store_memory": 80 * 2**20, "num_cpus": 1}
 
 
@@ -24,6 +24,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self.start()
+        self.grow()
 
     def start(self) -> None:
         from ray.cluster_utils import Cluster
@@ -31,6 +32,8 @@ class Nodes:
         head = SMALL | {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self.cluster.address
+
+    def grow(self) -> None:
         for _ in range(2):
             self.cluster.add_node(**SMALL)
 
@@ -133,6 +136,8 @@ def test_of_two_drivers_one_trains_and_when_it_or_the_head_is_killed_another_goe
     nodes.start()
     place.go_on(6)
     third = place.driver(nodes.address, "held")
+    assert any(event["event"] == "nodes_wait" for event in events(third))
+    nodes.grow()
     _, errors = third.communicate(timeout=LONG)
     assert third.returncode == 0, errors
     log = (place.artifact("held") / "log.txt").read_text()

@@ -24,9 +24,10 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster of one node: `process` is the head's, all others are its children."""
+    """A cluster of one node: `process` is the head's, all others are its children; drivers join it at `gcs`."""
 
     address: str
+    gcs: str
     token: str
     folder: Path
     process: subprocess.Popen[bytes]
@@ -61,7 +62,7 @@ def head(environment: Mapping[str, str] = {}, *, cpus: int = 2) -> Iterator[Head
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(_end, process)
-        started = Head(f"http://127.0.0.1:{ports[1]}", token, folder, process)
+        started = Head(f"http://127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[0]}", token, folder, process)
         _wait(started)
         yield started
 

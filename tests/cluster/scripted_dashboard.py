@@ -18,7 +18,9 @@ TOKEN = "the-token-of-this-cluster"
 class Dashboard:
     """Every connection to the log tells it from its start; the first ones break off after so many characters.
 
-    `silent`: they say nothing more instead, as over a line that is dead; so do the first `slow` questions about a job.
+    `silent`: they say nothing more instead, as over a line that is dead, and during the last of them the job ends; so
+    do the first `slow` questions about a job. The next `stumbles` of them meet an error in the dashboard itself.
+    `rests`: of the first connections, how many seconds each is quiet before the log's end, while the job runs.
     """
 
     log: str
@@ -30,6 +32,8 @@ class Dashboard:
     lose_answers: int = 0
     silent: bool = False
     slow: int = 0
+    stumbles: int = 0
+    rests: list[float] = field(default_factory=list)
     token: str | None = None
     url: str = ""
     connections: int = 0
@@ -85,6 +89,9 @@ class Dashboard:
         if self.slow:
             self.slow -= 1
             await asyncio.sleep(3600)
+        if self.stumbles:
+            self.stumbles -= 1
+            return web.Response(status=500, text='File "job_head.py", line 404, in get_job_info')
         return web.json_response(self.details(job)) if job in self.jobs else web.Response(status=404, text="none")
 
     async def tail(self, request: web.Request) -> web.StreamResponse:
@@ -95,12 +102,14 @@ class Dashboard:
         self.connections += 1
         until = self.breaks.pop(0) if self.breaks else None
         for start in range(0, len(self.log[:until]), 7):
+            if start + 7 >= len(self.log[:until]) and self.rests:
+                await asyncio.sleep(self.rests.pop(0))
             await socket.send_str(self.log[:until][start : start + 7])
-        if until is None:
+        if until is None or (self.silent and not self.breaks):
             self.jobs[request.match_info["job"]] = self.status
-        elif self.silent:
+        if until is not None and self.silent:
             await asyncio.sleep(3600)
-        else:
+        elif until is not None:
             request.transport.abort()
         return socket
 

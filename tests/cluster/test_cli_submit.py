@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.heads import clean_environment
-from tests.cluster.scripted_dashboard import Dashboard, serving
+from tests.cluster.scripted_dashboard import TOKEN, Dashboard, serving
 
 JOB = "quickstart-0123abcd-1"
 STAGE = {"stage_id": "train-01", "label": "seed 0 / train naive"}
@@ -51,6 +51,18 @@ def test_a_followed_job_looks_as_if_it_ran_here() -> None:
     assert [line.split() for line in out[3:5]] == [["who", "acc"], ["naive", "0.8"]]
     assert out[5:] == ["report:  /mnt/r.html", "MLflow was down"]
     assert [line for line in err if "connection lost" not in line] == [*NOISE, f"{JOB}: exit code 0; so it ended."]
+
+
+def test_who_does_not_wait_is_told_commands_that_work_there() -> None:
+    with serving(Dashboard(LOG)) as open_, serving(Dashboard(LOG, token=TOKEN)) as guarded:
+        told = [
+            trimtab("--follow", JOB, "--detach", "--address", one.url, RAY_AUTH_TOKEN=TOKEN) for one in (open_, guarded)
+        ]
+    stops = [done.stderr.splitlines()[-1].partition("To stop it:  ")[2] for done in told]
+    assert stops == [
+        f"ray job stop {JOB} --address {open_.url}",
+        f"RAY_AUTH_MODE=token ray job stop {JOB} --address {guarded.url}",
+    ]
 
 
 def test_json_is_the_job_s_own() -> None:

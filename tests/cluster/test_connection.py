@@ -8,10 +8,11 @@ import pytest
 from tests.cluster.scripted_dashboard import TOKEN, Dashboard, serving
 from tests.cluster.test_submission import written
 
-from trimtab.cluster.connection import Cluster, settle_token
+from trimtab.cluster.connection import Cluster
 from trimtab.cluster.submission import Submission, prepared, read
 from trimtab.cluster.verb import submit
 from trimtab.errors import ClusterError
+from trimtab.run.joining import settle_token
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_no_address_and_no_answer_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ClusterError, match="which cluster"):
         Cluster(None)
     with pytest.raises(ClusterError, match="no cluster's dashboard answers at http://127.0.0.1:1 "):
-        Cluster("127.0.0.1:1" if False else "http://127.0.0.1:1")
+        Cluster("127.0.0.1:1")
 
 
 def test_a_token_in_the_environment_or_the_home_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

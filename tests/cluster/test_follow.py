@@ -53,15 +53,43 @@ def test_no_line_is_lost_or_doubled_wherever_connections_break(breaks: list[int]
     assert (ended.code, ended.last) == (0, {"event": "done", "ran": 3})
 
 
-def test_a_dead_line_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_line_is_not_waited_for_nor_taken_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "QUIET_S", 0.3)
     monkeypatch.setattr("trimtab.cluster.connection.ANSWERS_WITHIN_S", 0.5)
     events, printed, lost, ended = followed(Dashboard(LOG, [100, 700], silent=True, slow=1))
     assert len(events) == len(EVENTS) + 1
     assert printed[-1] == "the end"
-    assert len(lost) == 1
+    assert len(lost) == 2
     assert "ReadTimeout" in lost[0]
-    assert ended.code == 0
+    assert lost[1] == "the job ended, its log did not"
+    assert (ended.code, ended.last) == (0, {"event": "done", "ran": 3})
+
+
+def test_the_log_of_a_job_that_says_little_is_not_sent_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "QUIET_S", 0.1)
+    dashboard = Dashboard(LOG, rests=[0.5] * 10)
+    events, _, lost, ended = followed(dashboard)
+    assert (len(events), lost, ended.code) == (len(EVENTS) + 1, [], 0)
+    assert dashboard.connections < 7
+
+
+def test_a_cluster_that_stumbles_is_asked_again() -> None:
+    *_, lost, ended = followed(Dashboard(LOG, stumbles=1))
+    assert len(lost) == 1
+    assert "status code 500" in lost[0]
+    assert (ended.code, ended.last) == (0, {"event": "done", "ran": 3})
+
+
+@pytest.mark.slow
+def test_patience_is_counted_from_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "QUIET_S", 1.0)
+    with serving(Dashboard(LOG, [100], silent=True)) as dashboard:
+        dashboard.jobs[JOB] = "RUNNING"
+        cluster, printed = Cluster(dashboard.url), []
+        monkeypatch.setattr("trimtab.cluster.connection.ANSWERS_WITHIN_S", 0.3)
+        dashboard.slow = 1
+        ended = follow(cluster, JOB, Log(print, printed.append), lost=print, patience=1.0)
+    assert (ended.code, printed[-1]) == (0, "the end")
 
 
 @pytest.mark.parametrize(

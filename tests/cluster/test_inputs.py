@@ -26,6 +26,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
+    for name in ("whole/.gitignore", "whole/deep/.rayignore"):
+        (tmp_path / name).write_text("*")
+    (tmp_path / "whole" / ".#train.jsonl").symlink_to("somebody@this-machine.1234")
     for name in ("whole/.git/pack", "whole/__pycache__/x.pyc", "whole/model.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")

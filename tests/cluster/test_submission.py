@@ -11,6 +11,7 @@ from trimtab.cluster.parcel import Parcel, code
 from trimtab.cluster.submission import Submission, prepared, read
 from trimtab.errors import JobError, ResourceError
 from trimtab.load import load_job
+from trimtab.run.naming import USABLE
 from trimtab.search.load import load_search
 
 JOB = """\
@@ -78,15 +79,26 @@ def test_a_search_travels_with_its_job(here: Path, monkeypatch: pytest.MonkeyPat
     assert load_search(file, overrides).spec.budget.trials == 3
 
 
+def test_a_search_finds_its_job_there_however_it_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = here / "tune" / "search.yaml"
+    search.write_text(SEARCH.replace("jobs/job.yaml", str(here / "jobs" / "job.yaml")))
+    sent = prepared(read(search))
+    file, *overrides = arrived(sent, here / "there", monkeypatch)
+    (here / "jobs").rename(here / "gone")
+    assert load_search(file, overrides).spec.job == "jobs/job.yaml"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "é 😀.jsonl"])
 @pytest.mark.parametrize("file", ["jobs/job.yaml", "tune/search.yaml"])
 def test_an_absolute_path_below_the_folder_gets_its_name_there(
-    here: Path, file: str, monkeypatch: pytest.MonkeyPatch
+    here: Path, file: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = prepared(read(file, [f"task.source={here}/data/rows.jsonl"]))
+    (here / "data" / "rows.jsonl").rename(here / "data" / name)
+    sent = prepared(read(file, [f"task.source={here}/data/{name}"]))
     found = arrived(sent, here / "there", monkeypatch)
-    (here / "data" / "rows.jsonl").unlink()
+    (here / "data" / name).unlink()
     job = load_job(*(found[0], found[1:])) if "jobs" in file else load_search(found[0], found[1:]).default
-    assert job.pipeline.task.source == "data/rows.jsonl"
+    assert job.pipeline.task.source == f"data/{name}"
 
 
 def test_a_job_outside_the_current_folder_takes_its_own(
@@ -119,6 +131,46 @@ def test_what_a_cluster_cannot_have_is_refused_all_at_once(
     sent = prepared(read("jobs/job.yaml", said), shared=[model, outside.parent])
     assert sorted(sent.parcel.files) == ["jobs/job.yaml"]
     assert sent.command[5:-1] == said
+
+
+def test_results_do_not_go_into_the_memory_of_a_process(here: Path) -> None:
+    with pytest.raises(JobError, match="compute.storage: 'memory://x' is the memory of one process; give a path"):
+        prepared(read("jobs/job.yaml", ["compute.storage=memory://x"]))
+
+
+def test_the_choices_of_a_search_travel_or_are_refused(here: Path) -> None:
+    (here / "data" / "second.jsonl").write_text((here / "data" / "rows.jsonl").read_text().replace("row", "line"))
+    (here / "model").mkdir()
+    (here / "model" / "config.json").write_text('{"num_hidden_layers": 2, "model_type": "llama"}')
+    (here / "model" / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    search = here / "tune" / "search.yaml"
+    rows, second, absolute = "data/rows.jsonl", "data/second.jsonl", str(here / "data" / "second.jsonl")
+    space = "space: {students.naive.learning_rate: {uniform: [0.001, 0.01]}, %s: {choice: %s}}"
+    kind = "space: {students.naive.objective.kind: {choice: [xent, logconf]}}"
+    search.write_text(SEARCH.replace(kind, space % ("task.source", json.dumps([rows, second]))))
+    assert sorted(prepared(read(search)).parcel.files) == [rows, second, "jobs/job.yaml", "tune/search.yaml"]
+    search.write_text(SEARCH.replace(kind, space % ("task.source", json.dumps([rows, absolute]))))
+    with pytest.raises(JobError, match="task.source: a choice, .*, is data/second.jsonl on the cluster; write it so"):
+        prepared(read(search))
+    search.write_text(SEARCH.replace(kind, space % ("students.naive.model", '["builtin:smollm2-135m", "model"]')))
+    with pytest.raises(JobError, match="students.naive.model(.source)?: model: weights do not travel"):
+        prepared(read(search))
+
+
+def test_checkpoints_do_not_travel(here: Path) -> None:
+    checkpoint = here / "run" / "partial"
+    checkpoint.mkdir(parents=True)
+    said = [f"compute.resume={checkpoint}"]
+    with pytest.raises(JobError, match=f"compute.resume: {checkpoint}: checkpoints do not travel; put it below"):
+        prepared(read("jobs/job.yaml", said))
+    assert prepared(read("jobs/job.yaml", said), shared=[here / "run"]).command[5:-1] == said
+
+
+@pytest.mark.parametrize(("name", "stem"), [("_draft", "draft-"), ("étude 2", "tude-2-"), ("é", "job-")])
+def test_a_job_of_any_name_has_an_id_that_a_run_may_have(here: Path, name: str, stem: str) -> None:
+    sent = prepared(read((here / "jobs" / "job.yaml").rename(here / "jobs" / f"{name}.yaml")))
+    assert sent.stem == stem + sent.stem[-8:]
+    assert USABLE.fullmatch(sent.stem)
 
 
 def test_the_cluster_says_where_results_go_unless_we_do(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,10 +207,12 @@ def test_secrets_do_not_travel(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
         prepared(read("jobs/job.yaml", ["name=sk-0123456789"]))
     assert "sk-0123456789" not in str(told.value)
     with (here / "jobs" / "job.yaml").open("a") as file:
-        file.write("# data came from http://user:pass@host/x\n")
-    with pytest.raises(JobError, match="an address holds a password") as told:
-        prepared(read("jobs/job.yaml"))
-    assert "pass@" not in str(told.value)
+        file.write("# made with http://host:5000/image@sha256:0, kept at abfs://container@account/x\n")
+    prepared(read("jobs/job.yaml"))
+    for password in ("pass", "pa/ss"):
+        with pytest.raises(JobError, match="an address holds a password") as told:
+            prepared(read("jobs/job.yaml", [f"name=http://user:{password}@host/x"]))
+        assert "ss@" not in str(told.value)
 
 
 def test_too_much_is_refused_with_the_largest_files(tmp_path: Path) -> None:

@@ -14,24 +14,12 @@ from pathlib import Path
 import pytest
 from tests.cluster.heads import Head, clean_environment, head
 from tests.conftest import save_tiny_llama, sentence
+from tests.test_cli import JOB
 
 from trimtab import verbs
 
 pytestmark = pytest.mark.ray
 
-JOB = """\
-kind: weak_to_strong
-task: {{source: rows.jsonl}}
-split: {{supervise: 20, transfer: 20, test: 20}}
-supervisor: &weak
-  model: {{source: {model}, layers: 1}}
-  tune: {{kind: probe, steps: 20}}
-  learning_rate: 0.01
-ceiling: &strong {{<<: *weak, model: {model}}}
-students:
-  naive: *strong
-compute: {{storage: {storage}, groups: 1}}
-"""
 PLANTED = {
     "OPENAI_API_KEY": "sk-planted-api-key-0123456789",
     "MLFLOW_TRACKING_URI": "http://user:planted-password-0123@127.0.0.1:9/mlflow",
@@ -56,7 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [dict(zip(("text", "label"), sentence(draw), strict=True)) for _ in range(80)]
     (root / "mine").mkdir()
     (root / "mine" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (root / "mine" / "job.yaml").write_text(JOB.format(model=root / "mnt" / "model", storage=root / "mnt" / "storage"))
+    job = JOB.format(rows="rows.jsonl", model=root / "mnt" / "model")
+    (root / "mine" / "job.yaml").write_text(
+        job.replace("{backend: inline}", f"{{storage: {root}/mnt/storage, groups: 1}}")
+    )
     return root
 
 
@@ -171,7 +162,7 @@ def test_results_are_not_left_in_the_job_s_own_folder(detached: dict[str, str], 
 def test_what_does_not_fit_is_refused_before_it_is_sent(started: Head, folder: Path) -> None:
     code, _, err = told(started, folder, "job.yaml", "compute.workers=5")
     assert code == 2
-    assert "CPUs: the plan needs 5 (5 workers of 1 CPUs), there are 2" in err
+    assert "5 workers of 1 CPUs and 0 GPUs each do not fit: there is room for 2 on 1 node" in err
     heavy = folder / "mine" / "heavy.jsonl"
     heavy.write_text((folder / "mine" / "rows.jsonl").read_text() + "\n")
     with heavy.open("r+b") as sparse:
@@ -194,6 +185,22 @@ def test_who_has_not_the_token_is_told_where_to_put_it(started: Head, folder: Pa
     assert code == 2
     assert said in err
     assert "RAY_AUTH_TOKEN_PATH" in err
+
+
+@pytest.mark.parametrize(("given", "said"), [(None, "1\n"), ("0" * 64, "ClusterError: no Ray cluster lets us in at ")])
+def test_a_driver_joins_with_a_token_alone_or_is_told(started: Head, given: str | None, said: str) -> None:
+    script = "from trimtab.run.joining import ray_at\nimport sys\nray = ray_at(sys.argv[1])\n"
+    environment = started.environment(PYTHONPATH=str(Path(__file__).parents[2] / "platform"))
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}print(ray.get(ray.remote(lambda: 1).remote()))", started.gcs],
+        env=environment | {"RAY_NUM_REDIS_GET_RETRIES": "2"} | ({"RAY_AUTH_TOKEN": given} if given else {}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert said in done.stdout + done.stderr
+    assert given is None or "RAY_AUTH_TOKEN_PATH" in done.stderr
 
 
 def test_ctrl_c_lets_go_and_says_how_to_go_on(started: Head, folder: Path) -> None:

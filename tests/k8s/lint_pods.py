@@ -108,6 +108,18 @@ def scratch_is_bounded(pod: Pod) -> Iterator[str]:
             yield f"{volume['name']}: sizeLimit"
 
 
+def disk_is_allowed(pod: Pod) -> Iterator[str]:
+    """What a pod's scratch volumes hold counts against its containers' limits: with more it is evicted."""
+    most = [at(one, "resources", "limits", "ephemeral-storage") for one in pod.spec["containers"]]
+    room = sum(amount(at(one, "emptyDir", "sizeLimit") or 0) for one in pod.spec.get("volumes", ()) if on_disk(one))
+    if any(most) and room > sum(amount(one or 0) for one in most):
+        yield "scratch volumes may hold more than the limit of ephemeral-storage"
+
+
+def on_disk(volume: Doc) -> bool:
+    return "emptyDir" in volume and at(volume, "emptyDir", "medium") != "Memory"
+
+
 def objects_have_room(pod: Pod) -> Iterator[str]:
     """Ray's object store lies in shared memory, beside what DeepSpeed and gloo put there, and counts as memory."""
     if pod.role not in ("head", "worker"):
@@ -142,7 +154,7 @@ def _groups(owner: Doc) -> Iterator[tuple[Doc, Doc]]:
 RULES = (
     *(image_has_a_tag, limits_are_set, nobody_in_particular, privileges_are_dropped, no_token_without_need),
     *(probes_ask, secrets_come_from_secrets, mounts_are_volumes, scratch_is_bounded, objects_have_room),
-    *(metrics_are_told,),
+    *(metrics_are_told, disk_is_allowed),
 )
 
 

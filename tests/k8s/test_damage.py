@@ -153,6 +153,8 @@ PODS = [
     ("objects_have_room", CLUSTER, f"{CPU}.rayStartParams.object-store-memory", "3000000000"),
     ("objects_have_room", CLUSTER, "spec.headGroupSpec.rayStartParams.object-store-memory", REMOVED),
     ("objects_have_room", CLUSTER, f"{WORKER}.volumes.1.emptyDir.sizeLimit", "5Gi"),
+    ("disk_is_allowed", CLUSTER, f"{HEAD}.volumes.0.emptyDir.sizeLimit", "11Gi"),
+    ("disk_is_allowed", CLUSTER, f"{WORKER}.volumes.2", {"name": "storage", "emptyDir": {"sizeLimit": "50Gi"}}),
     ("metrics_are_told", CLUSTER, f"{CPU}.rayStartParams.metrics-export-port", "8081"),
 ]
 

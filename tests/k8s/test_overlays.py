@@ -72,7 +72,13 @@ def test_every_name_leads_somewhere(kustomize: Kustomize, name: str) -> None:
 def test_every_name_leads_somewhere_with_a_store_of_objects(kustomize: Kustomize, tmp_path: Path) -> None:
     found = beside(kustomize, tmp_path, "s3")
     assert [text for text in unresolved(found) if "no pod that it is about" not in text] == []
-    assert of_kind(found, "PersistentVolumeClaim") == []
+    assert [title(doc) for doc in of_kind(found, "PersistentVolumeClaim")] == ["PersistentVolumeClaim/storage"]
+    (settings,) = (doc["data"] for doc in of_kind(found, "ConfigMap") if doc["metadata"]["name"] == "trimtab")
+    for pod in (pod for pod in pods(found) if pod.role in ("head", "worker")):
+        mounted = {one["mountPath"]: one["name"] for one in pod.spec["containers"][0]["volumeMounts"]}
+        volumes = {one["name"]: one for one in pod.spec["volumes"]}
+        assert "emptyDir" in volumes[mounted[settings["TRIMTAB_MIRROR"]]]
+        assert "persistentVolumeClaim" in volumes[mounted[str(Path(settings["HF_HOME"]).parent)]]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -155,8 +161,16 @@ def test_no_file_is_left_out() -> None:
 def test_jobs_in_a_queue_have_clusters_of_a_fixed_size(kustomize: Kustomize, tmp_path: Path) -> None:
     for doc in beside(kustomize, tmp_path, "kueue"):
         assert doc["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "trimtab"
-        assert doc["spec"]["suspend"] is True
+        assert "suspend" not in doc["spec"], "Kueue says it; applied again, it would stop a job that runs"
         assert cluster_spec(doc)["enableInTreeAutoscaling"] is False
+
+
+def test_drivers_wait_for_nodes_just_where_there_is_an_autoscaler(docs: list[Doc]) -> None:
+    for doc in (doc for doc in docs if doc["kind"] in ("RayCluster", "RayJob")):
+        spec = cluster_spec(doc)
+        head = spec["headGroupSpec"]["template"]["spec"]["containers"][0]
+        (said,) = (one["value"] for one in head["env"] if one["name"] == "TRIMTAB_GROWS")
+        assert said == str(int(spec["enableInTreeAutoscaling"])), title(doc)
 
 
 def test_what_trimtab_sets_for_a_ray_of_its_own_is_set_for_pods_too(local: list[Doc]) -> None:
@@ -170,3 +184,13 @@ def test_what_trimtab_sets_for_a_ray_of_its_own_is_set_for_pods_too(local: list[
         if pod.role == "worker"
         for mount in pod.containers[-1]["volumeMounts"]
     ]
+
+
+def test_ray_has_the_time_it_takes_to_leave(gpu: list[Doc]) -> None:
+    from ray._private import ray_constants
+
+    name = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+    assert hasattr(ray_constants, name)
+    (found,) = (doc["data"] for doc in of_kind(gpu, "ConfigMap") if doc["metadata"]["name"] == "trimtab")
+    ours = [pod.spec for pod in pods(gpu) if pod.role in ("head", "worker")]
+    assert all(float(found[name]) + 10 < spec["terminationGracePeriodSeconds"] for spec in ours)

@@ -60,6 +60,8 @@ def test_half_of_what_was_held_down_to_one_row() -> None:
         held.append((compute.micro_batch, compute.inference_batch))
         compute = smaller(compute, Batch(batch_size=24))
     assert held == [(None, 8), (6, 4), (3, 2), (1, 1)]
+    assert smaller(Compute(workers=4, min_workers=1), Batch(batch_size=8)).micro_batch == 4, "one may hold all rows"
+    assert smaller(Compute(resume="never"), Batch()).resume == "auto", "what the first attempt kept is its own"
     assert smaller(Compute(inference_batch=5), LabelSpec()).inference_batch == 2
     assert smaller(Compute(inference_batch=1), LabelSpec()) is None
 

@@ -55,9 +55,13 @@ def test_stages_run_where_the_driver_s_files_are_not(address: str, tmp_path: Pat
     assert first["report"] == "c b a"
     assert first["metrics"] == {"words": 3}
     assert first["files"] == ["log.txt", "metrics.json", "model", "rank1.log.txt", "stage.json"]
+    assert first["died"] == ["segfault"], "its log was read on its node"
+    assert "KeyError: 'what breaks'" in first["error"]
+    assert "the word of rank 1" in first["error"]
     there = Path(first["folder"])  # as the workers see it
     assert (there / "died").exists(), "a worker was killed on the way"
-    assert [p.name.partition("-")[0] for p in (there / "artifacts").iterdir()] == ["words"]
+    left = {p.name.partition("-")[0] for p in (there / "artifacts").iterdir()}
+    assert left == {"words", ".fails"}, "what failed is kept on its node"
     assert len(list(store.glob("artifacts/*/whole.json"))) == 3
 
     again = drive(address, store.as_uri(), mirror)

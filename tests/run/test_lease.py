@@ -19,6 +19,7 @@ from tests.racing import STAGES, Step, runner, step
 
 from trimtab.compute import Compute
 from trimtab.errors import Stopped
+from trimtab.progress import Noting
 from trimtab.run.artifact import Node, PlanRunner
 from trimtab.run.lease import leased
 from trimtab.run.local import LocalRunner, execute
@@ -92,7 +93,7 @@ def test_what_another_made_meanwhile_is_found_and_told_of_once(tmp_path: Path) -
     other = LocalRunner(Compute(storage=tmp_path, backend="inline"))
     other(step, Step(number=0), after={})
     other.wait()
-    execute(node, lambda *_: pytest.fail("it was there"), said.append)
+    execute(node, lambda *_: pytest.fail("it was there"), Noting(said.append))
     (event,) = said
     assert (event["event"], event["status"], event["label"]) == ("stage_end", "cached", "step")
     assert event["metrics"]["number"] == 0
@@ -108,9 +109,9 @@ def test_a_stop_ends_the_waiting_and_leaves_the_lease_alone(tmp_path: Path) -> N
 
     with leased(node.artifact.lease, waits=lambda: None, stopped=lambda: False):
         with pytest.raises(Stopped, match="while another process made it"):
-            execute(node, lambda *_: {}, hear, stopped=over.is_set)
+            execute(node, lambda *_: {}, Noting(hear), stopped=over.is_set)
         assert said == ["stage_wait"]
-    execute(node, lambda *_: {"number": 0}, lambda event: None, stopped=over.is_set)
+    execute(node, lambda *_: {"number": 0}, Noting(lambda event: None), stopped=over.is_set)
     assert node.artifact.ready
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.listening import outward
 
 import trimtab
 from trimtab.compute import Compute
@@ -37,37 +39,88 @@ for name in ("first", "second"):
 cluster.wait_for_nodes()
 nodes.suited(ray, Compute(storage=root / "storage"))
 print("a folder that both reach is fine", sorted(p.name for p in (root / "storage").iterdir()))
+for storage in ("/proc/self/cwd/storage", "file:///proc/self/cwd/storage", "memory://storage"):
+    try:
+        nodes.suited(ray, Compute(storage=storage))
+    except ResourceError as error:
+        print("refused:", error)
+(root / "trimtab").mkdir()
+(root / "trimtab" / "__init__.py").write_text("raise ImportError('none here')")
+os.environ["PYTHONPATH"] = str(root)
+cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20)
+cluster.wait_for_nodes()
 try:
-    nodes.suited(ray, Compute(storage=Path("/proc/self/cwd/storage")))
+    nodes.suited(ray, Compute(storage=root / "storage"))
 except ResourceError as error:
     print("refused:", error)
-print(nodes.offered(ray)["CPU"])
 ray.shutdown()
 cluster.shutdown()
 """
 OWN = """
+import sys
 import psutil
 from tests.listening import beyond
+from trimtab.compute import Compute
+from trimtab.parts import LabelSpec
+from trimtab.run.on_ray import RayRunner
+from trimtab.stages._base import stage
+
+mine = psutil.Process()
+
+@stage(version=1, on="workers")
+def met(spec, out, *, compute, pid=mine.pid):
+    import torch.distributed as dist
+
+    dist.barrier(dist.new_group())
+    mine = psutil.Process(pid)
+    found = [mine, *mine.children(recursive=True)]
+    ports = sum(one.status == psutil.CONN_LISTEN for p in found for one in p.net_connections("inet"))
+    (out / str(dist.get_rank())).write_text(f"{dist.get_world_size()} {ports > 10} {beyond(found)}")
+    dist.barrier()
+    return {}
+
+run = RayRunner(Compute(storage=sys.argv[1], workers=2, groups=1, cpus_per_worker=0.5), sink=lambda event: None)
+made = run(met, LabelSpec())
+run.wait()
+print((made.path / "0").read_text())
+"""
+
+STUCK = """
+import os, signal, threading
+from ray._private import services
 from trimtab.run.joining import ray_at
 
+popen, stopped = services.ConsolePopen, []
+
+def start(command, **options):
+    process = popen(command, **options)
+    if command[0].endswith("/raylet"):
+        stopped.append(process.pid)
+        os.kill(process.pid, signal.SIGSTOP)
+        threading.Timer(35, os.kill, (process.pid, signal.SIGCONT)).start()
+    return process
+
+services.ConsolePopen = start
 ray = ray_at("local")
-assert ray.get(ray.remote(lambda: 1).remote()) == 1
-mine = psutil.Process()
-found = [mine, *mine.children(recursive=True)]
-print(sum(one.status == psutil.CONN_LISTEN for p in found for one in p.net_connections("inet")) > 5, beyond(found))
+print(ray.get(ray.remote(lambda: os.getppid()).remote()) == stopped[0])
 ray.shutdown()
 """
 
 
-def done(script: str, *arguments: Path) -> list[str]:
+def done(script: str, *arguments: Path, within: Sequence[str] = ()) -> list[str]:
     """What a script says that starts Ray, or the end of its errors."""
     checkout = Path(__file__).parents[2]
     given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     given |= {"RAY_TMPDIR": "/tmp/rn", "PYTHONPATH": f"{checkout / 'platform'}{os.pathsep}{checkout}"}
-    command = [sys.executable, "-c", script, *map(str, arguments)]
+    command = [*within, sys.executable, "-c", script, *map(str, arguments)]
     ended = subprocess.run(command, env=given, check=False, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout.strip().splitlines()
+
+
+@pytest.mark.ray
+def test_a_cluster_of_our_own_may_take_longer_to_start_than_ray_gives_it() -> None:
+    assert done(STUCK) == ["True"]
 
 
 def test_a_job_that_was_sent_keeps_its_results_out_of_its_own_folder(tmp_path: Path) -> None:
@@ -94,14 +147,17 @@ def test_builds_for_devices_are_one_version() -> None:
 
 
 @pytest.mark.ray
-def test_storage_that_only_one_node_sees_is_refused(tmp_path: Path) -> None:
+def test_storage_that_only_one_node_sees_and_a_node_without_trimtab_are_refused(tmp_path: Path) -> None:
     """Each node has a current folder of its own, which /proc/self/cwd is to every process of it."""
-    first, both, refused, cpus = done(TWO_NODES, tmp_path)
-    assert (first, both, cpus) == ("one node is never refused", "a folder that both reach is fine []", "2.0")
+    first, both, refused, by_url, in_memory, without = done(TWO_NODES, tmp_path)
+    assert (first, both) == ("one node is never refused", "a folder that both reach is fine []")
     assert refused.startswith("refused: storage /proc/self/cwd/storage: 1 of 2 nodes (")
     assert "set compute.storage or TRIMTAB_STORAGE to a folder that all nodes reach" in refused
+    assert by_url.startswith("refused: storage file:///proc/self/cwd/storage: 1 of 2 nodes (")
+    assert in_memory.startswith("refused: storage memory://storage is the memory of one process; set compute.storage")
+    assert without == f"refused: a node cannot run trimtab {trimtab.__version__}: ImportError: none here"
 
 
 @pytest.mark.ray
-def test_a_cluster_of_our_own_listens_on_this_machine_alone() -> None:
-    assert done(OWN) == ["True {}"]
+def test_a_cluster_of_our_own_and_its_groups_listen_on_this_machine_alone(tmp_path: Path) -> None:
+    assert done(OWN, tmp_path, within=outward()) == ["2 True {}"]

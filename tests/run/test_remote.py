@@ -16,14 +16,15 @@ from tests.run import faulty
 from trimtab import verbs
 from trimtab.compute import Compute, mirror_of
 from trimtab.errors import JobError, ResourceError, StageError
+from trimtab.progress import Noting
 from trimtab.run.artifact import Artifact, Node, PlanRunner
-from trimtab.run.carrying import AWAY, Carrier, kept
+from trimtab.run.carrying import AWAY, Carrier
 from trimtab.run.found import shown
+from trimtab.run.keeping import kept
 from trimtab.run.local import LocalRunner, execute, here
 from trimtab.run.log import EventLog
 from trimtab.run.remote import adopted, check_writable, deliver, fetch, fetched, finished, look
 from trimtab.run.store import store_of
-from trimtab.run_log import logged_to
 from trimtab.spec import Spec
 from trimtab.stages._base import Metrics, stage
 from trimtab.training.world import World
@@ -103,6 +104,7 @@ def test_a_url_is_mirrored_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: p
     ("url", "said"),
     [
         ("s3://key:SECRET@bucket/x", "may not hold a password"),
+        ("s3://key:SE/CRET@bucket/x", "may not hold a password"),
         ("https://host/x?token=SECRET", "may not hold a password"),
         ("s3://", "folder or a URL"),
         ("s3://bucket/[x]", "folder or a URL"),
@@ -117,7 +119,7 @@ def test_a_url_that_cannot_be_used_is_a_mistake_in_the_job(url: str, said: str, 
         with pytest.raises(JobError, match="is missing") as raised:
             verbs.check(job, overrides)
         assert said in str(raised.value)
-        assert "key:SECRET" not in str(raised.value)
+        assert "key:SE" not in str(raised.value)
     assert not list(tmp_path.glob("*:*"))
 
 
@@ -231,7 +233,7 @@ def test_of_two_that_make_the_same_the_first_stands_everywhere(url: str, tmp_pat
         fast.wait()
         return here(slow.compute, slow.sink)(node, out)
 
-    execute(node, call, lambda event: None)
+    execute(node, call, Noting(lambda event: None))
     (own,) = artifacts(slow)
     assert own.ready
     assert not own.here
@@ -252,7 +254,7 @@ def test_what_could_not_be_pushed_is_kept_and_pushed_later(local: tuple[str, Pat
         return made
 
     with pytest.raises(StageError, match="the storage is down"):
-        execute(node, call, lambda event: None)
+        execute(node, call, Noting(lambda event: None))
     with pytest.raises(ResourceError, match=r"ConnectionError: the storage is down.*can be reached"):
         look([node.artifact])
     with pytest.raises(ResourceError, match="the storage is down"):
@@ -268,7 +270,7 @@ def test_what_could_not_be_pushed_is_kept_and_pushed_later(local: tuple[str, Pat
 def test_a_node_that_does_not_see_the_driver_s_folder_pushes_from_its_own(url: str, tmp_path: Path) -> None:
     run, node_s = chain(url, tmp_path / "driver", length=2), tmp_path / "node"
     one, two = run.nodes.values()
-    execute(one, here(run.compute, run.sink), lambda event: None)
+    execute(one, here(run.compute, run.sink), Noting(lambda event: None))
     there = chain(url, node_s, length=2)
     far = list(there.nodes.values())[1]
     carrier = Carrier.of(far, there.compute)
@@ -281,7 +283,7 @@ def test_a_node_that_does_not_see_the_driver_s_folder_pushes_from_its_own(url: s
         assert not away.exists()
         return metrics
 
-    execute(two, call, lambda event: None)
+    execute(two, call, Noting(lambda event: None))
     assert two.artifact.ready
     assert not two.artifact.here, "it is on the node and in the store"
     assert (fetched(two.artifact) / "by").read_text().startswith("1 in node after")
@@ -290,21 +292,28 @@ def test_a_node_that_does_not_see_the_driver_s_folder_pushes_from_its_own(url: s
     assert Carrier.of(two, run.compute).place(near) == near
 
 
-def test_what_a_stage_said_on_another_node_before_it_failed_is_told(url: str, tmp_path: Path) -> None:
-    run, there = chain(url, tmp_path / "driver", length=1), chain(url, tmp_path / "node", length=1)
-    (node,), (far,) = run.nodes.values(), there.nodes.values()
-    carrier = Carrier.of(far, there.compute)
+def test_a_node_that_sees_no_folder_and_has_no_url_is_told_the_way_out(tmp_path: Path) -> None:
+    run = chain(str(tmp_path / "storage"), tmp_path / "unused", length=1)
+    with pytest.raises(ResourceError, match="does not see .*; set compute.storage or TRIMTAB_STORAGE to a folder"):
+        Carrier.of(*run.nodes.values(), run.compute).place(tmp_path / "of-the-driver")
 
-    def call(node: Node, out: Path, said: bytes = b"said on the node\n") -> Metrics:
-        away = carrier.place(far.artifact.root / out.name)
-        with carrier.around(away, World(0, 1)), logged_to(away / "log.txt"):
-            os.write(1, said)
-            raise KeyError("what breaks")
 
-    with pytest.raises(StageError, match="(?s)KeyError: 'what breaks'.*said on the node"):
-        execute(node, call, lambda event: None)
-    with pytest.raises(StageError, match="(?s)KeyError: 'what breaks'.*said again") as again:
-        execute(node, partial(call, said=b"said again"), lambda event: None)
+def test_what_a_rank_said_on_another_node_before_it_failed_is_told_and_kept(url: str, tmp_path: Path) -> None:
+    run = chain(url, tmp_path / "driver", length=1)
+    (node,) = run.nodes.values()
+
+    def call(node: Node, out: Path, said: str = "said on the node\n") -> Metrics:
+        (out / "log.txt").write_text("said here\n")
+        error = StageError("what breaks")
+        error.rank, error.logs = 1, {1: said}
+        raise error
+
+    with pytest.raises(StageError, match="(?s)StageError: what breaks.*end of its log:\n    said on the node"):
+        execute(node, call, Noting(lambda event: None))
+    failed = node.artifact.root / f".{node.artifact.id}.failed"
+    assert [path.read_text() for path in sorted(failed.iterdir())] == ["said here\n", "said on the node\n"]
+    with pytest.raises(StageError, match="(?s)StageError: what breaks.*end of its log:\n    said again") as again:
+        execute(node, partial(call, said="said again"), Noting(lambda event: None))
     assert "said on the node" not in str(again.value)
 
 

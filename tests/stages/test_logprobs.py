@@ -23,10 +23,10 @@ from trimtab.stages.logprobs import Logprobs, logprobs
 pytestmark = pytest.mark.slow
 
 
-def run(spec, root, rank):
+def run(spec, root, rank, storage):
     """What one of two ranks does; what it returns is left in a file."""
     dist.init_process_group("gloo", init_method=f"file://{root}/meet", rank=rank, world_size=2)
-    compute = Compute(backend="inline", storage=root / "storage", inference_batch=8)
+    compute = Compute(backend="inline", storage=root / storage, inference_batch=8)
     metrics = logprobs(spec, root / "two", rows=root / "out rows", compute=compute)
     (root / f"metrics{rank}.json").write_text(json.dumps(metrics))
 
@@ -101,17 +101,21 @@ def test_the_same_texts_are_never_computed_again(tiny, table, tmp_path):
     assert made(tiny, table, tmp_path, "third")["computed"] == 8
 
 
-def test_two_ranks_share_what_is_missing(tiny, table, tmp_path):
+@pytest.mark.parametrize("apart", [False, True])
+def test_two_ranks_share_what_is_missing(tiny, table, tmp_path, apart):
+    """Also where the second one's node has a store of its own."""
     made(tiny, table, tmp_path, "out")
     store = tmp_path / "storage" / "cache" / "logprobs" / Logprobs(tmp_path / "out").model
     for path in shards(store)[2:]:
         path.unlink()
     (tmp_path / "two").mkdir()
-    for rank in [forking.start(run, spec_of(tiny), tmp_path, rank) for rank in range(2)]:
+    places = ["storage", "elsewhere" if apart else "storage"]
+    for rank in [forking.start(run, spec_of(tiny), tmp_path, rank, place) for rank, place in enumerate(places)]:
         rank.join(400)
     first, second = (json.loads((tmp_path / f"metrics{rank}.json").read_text()) for rank in range(2))
     assert (first["computed"], first["found"]) == (104, 16)
     assert second == {}
+    assert made(tiny, table, tmp_path, "again")["computed"] == 0
     one, two = Logprobs(tmp_path / "out"), Logprobs(tmp_path / "two")
     for row in table:
         assert all((one.of(row["id"], k)[1] - two.of(row["id"], k)[1]).abs().max() < 1e-5 for k in range(4))

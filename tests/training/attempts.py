@@ -1,7 +1,8 @@
 """Trainings in processes of their own, forked from one that has everything imported; some kill themselves on the way.
 
 Reads a list of attempts from stdin, runs one after the other, and prints how the ranks of each ended.
-An attempt: out, partial, data, record (folders), spec, compute, ranks, and maybe kill: [where, step].
+An attempt: out, partial, data, record (folders), spec, compute, ranks, and maybe kill: [where, step]. Ranks
+whose nodes share no files have a relative partial, each in a folder of its own.
 """
 
 from __future__ import annotations
@@ -76,8 +77,12 @@ def attempt(task: dict, rank: int) -> None:
     from trimtab.stages.train import train
     from trimtab.training import loop
 
-    out = Path(task["out"])
-    for folder in (out, Path(task["record"]), Path(task["partial"])):
+    out, partial = Path(task["out"]), Path(task["partial"])
+    if not partial.is_absolute():
+        node = out.with_name(f"node{rank}")
+        node.mkdir()
+        os.chdir(node)
+    for folder in (out, Path(task["record"]), partial):
         folder.mkdir(parents=True, exist_ok=True)
     size = task.get("ranks", 1)
     if size > 1:
@@ -88,7 +93,7 @@ def attempt(task: dict, rank: int) -> None:
     if "kill" in task:
         lay_trap(*task["kill"])
     compute = Compute.model_validate({"backend": "inline"} | task["compute"])
-    places = {"data": Path(task["data"]), "partial": Path(task["partial"])}
+    places = {"data": Path(task["data"]), "partial": partial}
     places |= {"features": Path(task["features"])} if "features" in task else {}
     metrics = train(TrainSpec.model_validate(task["spec"]), out, compute=compute, **places)
     if rank == 0:

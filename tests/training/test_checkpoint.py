@@ -102,6 +102,31 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(tmp_path, cap
     assert sorted((tmp_path / "partial").iterdir()) == [one, two]
 
 
+@pytest.mark.chaos
+def test_one_that_was_half_removed_stops_nothing(tmp_path):
+    checkpoints = kept_in(tmp_path, keep_latest=2)
+    one, two, three = (write(checkpoints, step) for step in (1, 2, 3))
+    shutil.copytree(two, one)
+    (two / "manifest.json").unlink()
+    (one / "manifest.json").write_text("{")
+    assert checkpoints.start() == three
+    assert write(checkpoints, 4).exists()
+    assert names(checkpoints) == [3, 4]
+
+
+@pytest.mark.chaos
+def test_a_removal_that_is_cut_short_leaves_nothing_that_looks_like_a_checkpoint(tmp_path, monkeypatch):
+    checkpoints = kept_in(tmp_path, keep_latest=1)
+    write(checkpoints, 1)
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+    two = write(checkpoints, 2)
+    monkeypatch.undo()
+    assert names(checkpoints) == [2]
+    assert len(list(checkpoints.folder.iterdir())) == 2
+    assert checkpoints.start() == two
+    assert list(checkpoints.folder.iterdir()) == [two]
+
+
 def test_order_is_by_number(tmp_path):
     for name in ("step-100000000", "step-99999999", "step-00000007", "step-x", ".step-00000009.a", "other"):
         (tmp_path / name).mkdir()
@@ -116,6 +141,10 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
     none = kept_in(tmp_path, keep_latest=1, keep_best=0)
     write(none, 8, eval_agreement=1.0)
     assert names(none) == [8]
+    many = kept_in(tmp_path, keep_latest=1, keep_best=5)
+    for step in (9, 10):
+        write(many, step, eval_agreement=0.1)
+    assert names(many) == [8, 9, 10]
 
 
 def test_without_scores_only_the_latest_are_kept(tmp_path):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from trimtab.errors import StageError
-from trimtab.training.desk import Desk, End
-from trimtab.training.postmortem import Beat, Gone
+from trimtab.training.desk import Desk
+from trimtab.training.postmortem import Beat, End, Gone, Place
 
+TASK = {"stage_id": "s", "out": "/nowhere"}
 FINE, OWN, ECHO = End({"a": 1.0}), End.failed(StageError("own")), End.failed(RuntimeError("connection closed by peer"))
 
 
@@ -26,7 +29,7 @@ async def waits(call) -> bool:
 
 async def opened(desk: Desk, life: str = "a", **task) -> None:
     await desk.begin(0, life)
-    await desk.give(0, {"stage_id": "s", "out": "/nowhere"} | task)
+    await desk.give(0, TASK | task)
 
 
 async def end(desk: Desk, rank: int, found: End, ticket: tuple = ("a", 0)) -> None:
@@ -58,13 +61,13 @@ def test_workers_wait_for_a_stage_and_the_driver_for_its_end():
         desk = Desk(1, 1)
         await desk.begin(0, "a")
         got = asyncio.ensure_future(desk.next(0, "a", -1))
-        await desk.give(0, {})
+        await desk.give(0, TASK)
         assert (await got)[0] == 0
         outcome = asyncio.ensure_future(desk.outcome(0))
         await end(desk, 0, FINE)
         assert await outcome == FINE
         assert await waits(desk.next(0, "a", 0))
-        await desk.give(0, {})
+        await desk.give(0, TASK)
         assert (await desk.next(0, "a", 0))[0] == 1
 
     run(test())
@@ -153,6 +156,8 @@ def test_the_echo_of_a_death_decides_nothing_and_the_stage_is_retried():
         assert await waits(desk.outcome(0))
         assert await desk.trouble(0) == ECHO
         await desk.begin(0, "b")
+        (event,) = await desk.said()
+        assert event["text"].endswith("those before: RuntimeError: connection closed by peer")
         for rank in (0, 1):
             await end(desk, rank, FINE, ("b", 0))
         assert await desk.outcome(0) == FINE
@@ -188,10 +193,10 @@ def test_a_broken_life_is_given_nothing_more_but_the_next_one_is():
         desk = Desk(1, 2)
         await opened(desk)
         await end(desk, 0, OWN)
-        await desk.give(0, {})
+        await desk.give(0, TASK)
         assert await waits(desk.next(0, "a", 0))
         await desk.begin(0, "b")
-        assert (await desk.next(0, "b", -1))[1] == {"attempt": 0, "ticket": ("b", 1)}
+        assert (await desk.next(0, "b", -1))[1] == TASK | {"attempt": 0, "ticket": ("b", 1)}
 
     run(test())
 
@@ -201,7 +206,7 @@ def test_a_late_end_of_an_old_stage_or_life_is_not_heard():
         desk = Desk(1, 2)
         await opened(desk)
         await end(desk, 0, OWN)
-        await desk.give(0, {})
+        await desk.give(0, TASK)
         await end(desk, 1, ECHO)
         await desk.begin(0, "b")
         await end(desk, 1, OWN, ("a", 1))
@@ -217,7 +222,7 @@ def test_a_worker_alone_lives_on_after_an_error():
         await opened(desk)
         await end(desk, 0, ECHO)
         assert await desk.outcome(0) == ECHO
-        await desk.give(0, {})
+        await desk.give(0, TASK)
         assert (await desk.next(0, "a", 0))[0] == 1
 
     run(test())
@@ -234,8 +239,8 @@ def test_events_are_handed_over_once_and_in_order():
     run(test())
 
 
-def sign(heard: int = 0, *, free: int = 8, pid: int = 7) -> Beat:
-    return Beat(time.time(), 2**30, free * 2**30, 16 * 2**30, heard, heard, pid, "node")
+def sign(heard: int = 0, *, free: int = 8) -> Beat:
+    return Beat(time.time(), 2**30, free * 2**30, 16 * 2**30, heard, heard)
 
 
 async def beat(desk: Desk, rank: int, found: Beat, ticket: tuple = ("a", 0)) -> None:
@@ -262,6 +267,9 @@ def test_a_death_is_told_once_a_life_and_the_stage_is_given_out_again():
         await desk.begin(0, "b", 1)
         (event,) = await desk.said()
         assert (event["event"], event["attempt"], event["workers"]) == ("stage_restart", 1, 1)
+        assert event["text"].endswith(
+            "that replace those before: rank 1 died at step 3: killed (its process ended without a word)"
+        )
         await end(desk, 0, FINE, ("b", 0))
         assert await desk.outcome(0) == FINE, "the new life has one worker"
 
@@ -278,11 +286,12 @@ def test_a_stage_that_ran_out_of_memory_is_over():
         await desk.died(0, {1: DEAD})
         found = await desk.outcome(0)
         assert (found.kind, found.cause, found.rank) == ("OutOfMemory", "out of memory", 1)
-        await desk.give(0, {"stage_id": "s", "out": "/nowhere"})
-        assert await desk.untouched(0)
+        await desk.give(0, TASK)
+        assert await waits(desk.next(0, "a", 0)), "whoever is left of the old life"
+        assert await desk.failures(0) == 0, "nobody has come for it"
         await desk.begin(0, "b")
         assert (await desk.next(0, "b", -1))[1]["attempt"] == 0
-        assert not await desk.untouched(0)
+        assert await desk.failures(0) is None
 
     run(test())
 
@@ -314,27 +323,170 @@ def test_who_falls_silent_is_found_where_only_an_echo_was_heard(monkeypatch):
     run(test())
 
 
-def test_a_stage_hangs_when_no_rank_gets_on():
+@pytest.mark.parametrize("last", [FINE, OWN, ECHO])
+def test_a_rank_that_ended_meanwhile_is_not_taken_for_dead(monkeypatch, last: End):
+    monkeypatch.setattr("trimtab.training.desk.SILENT_S", 0.05)
+
+    async def test():
+        desk = Desk(1, 3)
+        await opened(desk)
+        await desk.next(0, "a", -1)
+        for rank in (0, 1):
+            await beat(desk, rank, sign())
+        await end(desk, 0, ECHO)
+        told = asyncio.ensure_future(desk.died(0, {0: Gone("StageError", "closed by peer", dead=False)}))
+        await asyncio.sleep(0.01)
+        await end(desk, 1, last)
+        await told
+        assert await desk.said() == []
+
+    run(test())
+
+
+def test_lives_that_a_stage_cost_are_counted_but_for_nodes_taken_away():
+    async def test():
+        desk = Desk(1, 1)
+        await opened(desk)
+        counted = []
+        for life, gone in (("b", DEAD), ("c", Gone("ActorDiedError", "", preempted=True)), ("d", DEAD)):
+            await desk.next(0, desk.groups[0].life, -1)
+            await desk.died(0, {0: gone})
+            await desk.begin(0, life)
+            counted.append(await desk.failures(0))
+        assert counted == [1, 1, 2]
+        await desk.give(0, TASK)
+        await desk.died(0, {0: DEAD})
+        assert await desk.failures(0) == 0, "no stage is charged for workers that die idle"
+
+    run(test())
+
+
+def test_what_earlier_attempts_printed_says_nothing_of_a_death(tmp_path: Path):
+    async def test():
+        desk, log = Desk(1, 1), tmp_path / "log.txt"
+        log.write_text("DefaultCPUAllocator: can't allocate memory\n")
+        await opened(desk, out=str(tmp_path))
+        for life, printed, cause in (
+            ("b", "", "killed"),
+            ("c", "*** SIGSEGV received\n", "segfault"),
+            ("d", "", "killed"),
+        ):
+            await desk.next(0, desk.groups[0].life, -1)
+            log.write_text(log.read_text() + printed)
+            await desk.died(0, {0: DEAD})
+            (event,) = [said for said in await desk.said() if said["event"] == "worker_died"]
+            assert event["cause"] == cause
+            await desk.begin(0, life)
+
+    run(test())
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A log that the desk has to ask for."""
+
+    text: str | None
+
+    async def read(self) -> str | None:
+        await asyncio.sleep(0)
+        return self.text
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "shown"),
+    [
+        ("*** SIGSEGV received at", "segfault", "*** SIGSEGV received at"),
+        (None, "killed", "its process ended and its log is out of reach"),
+    ],
+)
+def test_what_a_rank_printed_on_another_node_tells_of_its_death(text: str | None, cause: str, shown: str):
+    async def test():
+        desk = Desk(1, 3)
+        await opened(desk)
+        await desk.next(0, "a", -1)
+        await desk.away(0, 1, ticket=("a", 0), log=Elsewhere(text))
+        await desk.away(0, 2, ticket=("a", 0), log=Elsewhere("alive"))
+        await desk.away(0, 1, ticket=("before", 0), log=Elsewhere("of another life"))
+        await desk.died(0, {1: DEAD})
+        (event,) = await desk.said()
+        assert (event["cause"], event["shown_by"]) == (cause, shown)
+        assert (await desk.trouble(0)).logs == ({1: text} if text else {})
+        await desk.begin(0, "b")
+        await desk.next(0, "b", -1)
+        await desk.died(0, {1: DEAD})
+        assert (await desk.said())[-1]["shown_by"] == "its process ended without a word", "it may be nearer now"
+
+    run(test())
+
+
+def test_of_a_stage_that_hung_every_log_is_brought():
     async def test():
         desk = Desk(1, 2)
         await opened(desk)
-        assert await desk.idle(0) == 0, "nobody is at it"
         await desk.next(0, "a", -1)
         for rank in (0, 1):
-            await beat(desk, rank, sign(4 - rank, pid=rank))
+            await desk.away(0, rank, ticket=("a", 0), log=Elsewhere(f"stacks of {rank}"))
+        await desk.hangs(0)
+        await desk.died(0, {0: DEAD, 1: DEAD})
+        assert (await desk.trouble(0)).logs == {0: "stacks of 0", 1: "stacks of 1"}
+
+    run(test())
+
+
+def test_a_stage_hangs_when_no_rank_gets_on():
+    async def test():
+        desk = Desk(1, 2)
+        places = [Place(pid, "node") for pid in (7, 8)]
+        for place in places:
+            await desk.begin(0, "a", place=place)
+        await opened(desk)
+        assert await desk.idle(0) == 0, "nobody is at it"
+        await desk.next(0, "a", -1)
+        await asyncio.sleep(0.05)
+        assert await desk.idle(0) > 0.04, "nobody has said a word"
+        for rank in (0, 1):
+            await beat(desk, rank, sign(4 - rank))
         await asyncio.sleep(0.05)
         await beat(desk, 1, sign(3))
         assert await desk.idle(0) > 0.04, "a beat that says nothing new is no progress"
         await beat(desk, 1, sign(4))
         assert await desk.idle(0) < 0.04
         await beat(desk, 1, sign(3))
-        assert {one.pid for one in await desk.hangs(0)} == {0, 7}
-        await desk.died(0, {0: DEAD, 1: DEAD})
-        (event,) = await desk.said()
-        assert (event["cause"], event["rank"]) == ("hang", 1), "the one that is behind"
+        assert await desk.hangs(0) == places
         for rank in (0, 1):
             await end(desk, rank, OWN)
         assert await desk.idle(0) == 0
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("steps", "rank", "known"),
+    [
+        ((4, 3), 1, True),
+        ((3, 4), 0, True),
+        ((3, 3), 0, False),
+        ((3, None), 0, False),
+        ((3, "no beat"), 1, True),
+        (("no beat", "no beat"), 0, False),
+        ((None, "ended"), 0, True),
+    ],
+)
+def test_who_holds_up_the_others_is_named_only_where_it_is_known(steps: tuple, rank: int, known: bool):
+    async def test():
+        desk = Desk(1, 2)
+        await opened(desk)
+        await desk.next(0, "a", -1)
+        for number, step in enumerate(steps):
+            if step == "ended":
+                await end(desk, number, FINE)
+            elif step != "no beat":
+                await beat(desk, number, replace(sign(7 * number), step=step))
+        await desk.hangs(0)
+        await desk.died(0, {0: DEAD, 1: DEAD})
+        (event,) = await desk.said()
+        assert (event["cause"], event["rank"]) == ("hang", rank)
+        assert ("is not known" in event["shown_by"]) != known
 
     run(test())
 
@@ -346,6 +498,25 @@ def test_beats_of_an_old_life_or_stage_are_not_heard():
         await desk.next(0, "a", -1)
         await beat(desk, 0, sign(), ("x", 0))
         await beat(desk, 0, sign(), ("a", 1))
-        assert await desk.hangs(0) == []
+        await desk.died(0, {0: DEAD})
+        (event,) = await desk.said()
+        assert (event["step"], event["rss"]) == (None, [])
+
+    run(test())
+
+
+def test_the_outcome_comes_with_what_was_said_and_not_asked_for():
+    async def test():
+        desk = Desk(1, 1)
+        await desk.begin(0, "a")
+        outcome = asyncio.ensure_future(desk.work(0, TASK))
+        number, _ = await desk.next(0, "a", -1)
+        await desk.say({"event": "progress"})
+        after = asyncio.ensure_future(desk.next(0, "a", number, rank=0, end=FINE))
+        assert await outcome == (FINE, [{"event": "progress"}])
+        assert await desk.said() == []
+        assert await waits(asyncio.shield(after))
+        await desk.close()
+        assert await after == (number, None)
 
     run(test())

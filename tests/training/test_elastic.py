@@ -106,7 +106,7 @@ def ran(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory, watched: None) -> 
     try:
         ray_at(cluster.address)
         place = {"storage": root / "ray", "workers": 2, "min_workers": 1, "groups": 1}
-        compute = Compute(**place, zero_stage=2)
+        compute = Compute(**place, zero_stage=2, resume="never")
         runner = RayRunner(compute, sink=hear)
         ran.made["ray"] = runner(warned, tiny.spec(), data=tiny.given(compute.artifacts))
         runner.wait()
@@ -122,7 +122,8 @@ def test_a_notice_makes_a_checkpoint_and_the_loss_of_the_node_is_told(ran: Ran) 
     (died,) = ran.of("worker_died")
     assert died["cause"] == "lost node"
     said = (ran.made["ray"].path / "log.txt").read_text()
-    assert said.count("going on from step") == 1 and "going on from step 3:" in said
+    assert said.count("going on from step") == 1, "resume is never, which is said of the beginning"
+    assert "going on from step 3:" in said
 
 
 def test_the_training_goes_on_with_the_worker_that_is_left_and_finds_the_same(ran: Ran) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from trimtab.compute import Compute
 from trimtab.errors import StageError
+from trimtab.progress import TROUBLES
 from trimtab.run.artifact import Artifact
 from trimtab.run.on_ray import RayRunner
 from trimtab.spec import Spec
@@ -59,7 +60,9 @@ def refused(compute: Compute) -> None:
 
 def crashes(compute: Compute) -> None:
     import ctypes
+    import time
 
+    time.sleep(2)
     ctypes.string_at(0)
 
 
@@ -94,7 +97,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """One group of two workers, which is started again three times; the fourth death is the last."""
+    """One group of two workers, in which every stage may cost one life; the second death in the last is too many."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -104,7 +107,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         workers=2,
         groups=1,
         cpus_per_worker=0.5,
-        max_failures=3,
+        max_failures=1,
         hang_minutes=HANG_S / 60,
     )
     runner = RayRunner(compute, sink=ran.events.append)
@@ -129,11 +132,22 @@ def test_memory_that_is_refused_halves_the_micro_batch_and_the_same_stage_goes_o
 
 def test_a_crash_is_told_with_its_rank_step_and_memory_and_leaves_its_stack(ran: Ran) -> None:
     (died,) = ran.of("crash once", "worker_died")
-    assert (died["cause"], died["rank"], died["step"]) == ("segfault", 1, None)
+    assert (died["cause"], died["rank"], died["step"]) == ("segfault", 1, 3)
     assert "Segmentation fault" in died["shown_by"]
     assert died["rss"][-1][1] > 0.1
     assert "string_at" in (ran.made["crash once"].path / "rank1.log.txt").read_text()
     assert ran.made["crash once"].ready
+
+
+def test_what_befell_a_stage_stands_in_its_record_and_is_told_before_its_end(ran: Ran) -> None:
+    again = ("worker_died", "stage_restart")
+    for name, kinds in (("memory", ("stage_retry",)), ("crash once", again), ("hang once", again)):
+        befell = ran.of(name, *TROUBLES)
+        assert tuple(event["event"] for event in befell) == kinds
+        assert ran.made[name].record()["befell"] == [event["text"] for event in befell]
+        told = [e["event"] for e in ran.events if e.get("stage_id") == ran.made[name].id]
+        assert told[-1] == "stage_end" and told.count("stage_end") == 1
+        assert told.count("progress") >= 1
 
 
 def test_a_hang_in_a_collective_ends_and_every_rank_leaves_its_stacks(ran: Ran) -> None:
@@ -146,10 +160,11 @@ def test_a_hang_in_a_collective_ends_and_every_rank_leaves_its_stacks(ran: Ran) 
     assert ran.made["hang once"].ready
 
 
-def test_a_group_that_is_started_again_says_so(ran: Ran) -> None:
-    assert [len(ran.of(name, "stage_restart")) for name in FATES] == [0, 1, 1, 0]
-    (again,) = ran.of("hang once", "stage_restart")
+def test_a_stage_that_is_begun_again_says_so_and_each_may_be_as_often(ran: Ran) -> None:
+    assert [len(ran.of(name, "stage_restart")) for name in FATES] == [0, 1, 1, 1]
+    (again,), (died,) = (ran.of("hang once", kind) for kind in ("stage_restart", "worker_died"))
     assert (again["attempt"], again["workers"]) == (1, 2)
+    assert again["text"] == f"attempt 2, with 2 workers that replace those before: {died['text']}"
 
 
 def test_the_last_death_fails_the_stage_with_its_post_mortem(ran: Ran) -> None:
@@ -160,5 +175,6 @@ def test_the_last_death_fails_the_stage_with_its_post_mortem(ran: Ran) -> None:
     assert "its workers died: rank 1 died at step 3: killed (its process ended without a word)" in said
     assert "it held 0." in said and "GiB were left on its node" in said
     assert "way out: look for who did it" in said
-    (end,) = ran.of("killed", "stage_end")
-    assert (end["status"], end["cause"]) == ("failed", "killed")
+    assert len(ran.of("killed", "worker_died")) == 2
+    end = ran.of("killed", "worker_died", "stage_end")[-1]
+    assert (end["event"], end["status"], end["cause"]) == ("stage_end", "failed", "killed")

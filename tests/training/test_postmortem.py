@@ -9,25 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab.training.postmortem import Beat, Gone, examined, out_of_memory
+from trimtab.training.postmortem import Beat, Gone, examined, lengths, out_of_memory, printed, since
 
 GIB = 2**30
 UNSAID = Gone("ActorDiedError", "exit detail: (1) SIGKILL by OOM killer due to high memory usage (3) SIGSEGV or other")
 
 
-def beats(*rss: float, free: float = 8, total: float = 16, since: int = 0) -> list[Beat]:
+def beats(*rss: float, free: float = 8, total: float = 16) -> list[Beat]:
     """Signs of life a second apart, of a process that holds so many GiB."""
     left = int(free * GIB), int(total * GIB)
-    return [Beat(100.0 + i, int(size * GIB), *left, 3 + i, i, 7, "node", since) for i, size in enumerate(rss)]
+    return [Beat(100.0 + i, int(size * GIB), *left, 3 + i, i) for i, size in enumerate(rss)]
 
 
-def cause(tmp_path: Path, gone: Gone = UNSAID, found: list[Beat] | None = None, log: str = "", **more: float) -> str:
-    (tmp_path / "rank1.log.txt").write_text(log)
-    return examined(1, gone, found or [], out=tmp_path, **more).cause
+def cause(gone: Gone = UNSAID, found: list[Beat] | None = None, log: str = "") -> str:
+    return examined(1, gone, found or [], printed=log).cause
 
 
-def test_a_death_tells_memory_step_and_a_way_out(tmp_path: Path) -> None:
-    death = examined(1, UNSAID, beats(1, 2.5, 6, free=0.25), out=tmp_path)
+def test_a_death_tells_memory_step_and_a_way_out() -> None:
+    death = examined(1, UNSAID, beats(1, 2.5, 6, free=0.25), printed="")
     assert (death.rank, death.cause, death.step) == (1, "out of memory", 5)
     assert death.rss == [(-2.0, 1.0), (-1.0, 2.5), (0.0, 6.0)]
     event = death.as_event()
@@ -48,10 +47,8 @@ def test_a_death_tells_memory_step_and_a_way_out(tmp_path: Path) -> None:
         ((5, 1), 0.9, "killed"),
     ],
 )
-def test_a_silent_end_is_judged_by_the_memory_that_was_left(
-    tmp_path: Path, rss: tuple[float, ...], free: float, found: str
-) -> None:
-    assert cause(tmp_path, found=beats(*rss, free=free)) == found
+def test_a_silent_end_is_judged_by_the_memory_that_was_left(rss: tuple[float, ...], free: float, found: str) -> None:
+    assert cause(found=beats(*rss, free=free)) == found
 
 
 @pytest.mark.parametrize(
@@ -60,17 +57,13 @@ def test_a_silent_end_is_judged_by_the_memory_that_was_left(
         (Gone("ActorDiedError", "The actor died because its node has died. Node Id: 0"), "lost node"),
         (Gone("ActorDiedError", "", preempted=True), "lost node"),
         (Gone("ActorDiedError", "Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: ..."), "out of memory"),
-        (
-            Gone("OutOfMemoryError", "Task was killed due to the node running low on memory", dead=False),
-            "out of memory",
-        ),
+        (Gone("OutOfMemoryError", "Task was killed due to the node running low on memory"), "out of memory"),
         (Gone("WorkerHealthCheckTimeoutError", "A worker health check has been hanging", dead=False), "hang"),
-        (Gone("KeyError", "'what'", dead=False), "exception"),
         (UNSAID, "killed"),
     ],
 )
-def test_what_ray_knows_counts_first(tmp_path: Path, gone: Gone, found: str) -> None:
-    assert cause(tmp_path, gone) == found
+def test_what_ray_knows_counts_first(gone: Gone, found: str) -> None:
+    assert cause(gone) == found
 
 
 @pytest.mark.parametrize(
@@ -86,25 +79,43 @@ def test_what_ray_knows_counts_first(tmp_path: Path, gone: Gone, found: str) -> 
         ("Segmentation faults are discussed in this text\n", "killed"),
     ],
 )
-def test_a_log_says_whether_it_crashed(tmp_path: Path, log: str, found: str) -> None:
-    assert cause(tmp_path, log=log) == found
+def test_a_log_says_whether_it_crashed(log: str, found: str) -> None:
+    assert cause(log=log) == found
+
+
+def test_a_log_that_is_out_of_reach_is_not_taken_for_silence() -> None:
+    shown = [examined(1, UNSAID, [], printed=log).shown_by for log in ("", None)]
+    assert shown == ["its process ended without a word", "its process ended and its log is out of reach"]
+    gone = Gone("ActorDiedError", "The actor died because its node has died.")
+    assert examined(1, gone, [], printed=None).cause == "lost node"
+
+
+def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("a" * 2**20 + "end")
+    assert since(tmp_path / "log.txt", 0) == "a" * (2**20 - 3) + "end"
+    assert since(tmp_path / "log.txt", 2**20) == "end"
 
 
 def test_what_an_earlier_attempt_printed_is_not_read_again(tmp_path: Path) -> None:
-    log = "Fatal Python error: Segmentation fault\n"
-    assert cause(tmp_path, found=beats(1), log=log) == "segfault"
-    assert cause(tmp_path, found=beats(1, since=len(log)), log=log + "fine") == "killed"
+    log = tmp_path / "rank1.log.txt"
+    assert printed(tmp_path, 1, lengths(tmp_path)) == ""
+    log.write_text("before\n")
+    before = lengths(tmp_path)
+    log.write_text("before\nnow\n")
+    assert printed(tmp_path, 1, before) == "now\n"
+    assert printed(tmp_path, 1, {}) == "before\nnow\n"
 
 
-def test_who_the_watchdog_ended_hung(tmp_path: Path) -> None:
-    assert cause(tmp_path, found=beats(1, free=0), idle=61.0) == "hang"
+def test_who_the_watchdog_ended_hung() -> None:
+    death = examined(1, UNSAID, beats(1, free=0), printed="", hung="nobody got on for 61 s")
+    assert (death.cause, death.shown_by) == ("hang", "nobody got on for 61 s")
 
 
 def test_a_real_crash_is_read_from_what_python_leaves(tmp_path: Path) -> None:
     code = "import faulthandler, ctypes; faulthandler.enable(file=2); ctypes.string_at(0)"
     with (tmp_path / "log.txt").open("w") as log:
         assert subprocess.run([sys.executable, "-c", code], stderr=log, check=False).returncode == -11
-    assert examined(0, UNSAID, [], out=tmp_path).cause == "segfault"
+    assert cause(log=printed(tmp_path, 0, {})) == "segfault"
 
 
 def test_memory_that_torch_and_python_refuse_is_known() -> None:

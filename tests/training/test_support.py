@@ -183,9 +183,9 @@ def page(found: dict[Cell, str]) -> str:
         lines.append(f"| {family} | {trainer} | " + " | ".join(why.get(text, text) for text in told) + " |")
     return (
         "# What trains under what\n\n"
-        "Two steps of every family of training on a small network, under every ZeRO stage of DeepSpeed, with all\n"
-        "weights trained and with low-rank adapters. A cell works when the losses are finite, the weights move, and\n"
-        "the model that is saved is whole. The table is written by\n\n"
+        "Two steps of every family of training that TRL has a trainer for, on a small network, under every ZeRO\n"
+        "stage of DeepSpeed, with all weights trained and with low-rank adapters. A cell works when the losses are\n"
+        "finite, the weights move, and the model that is saved is whole. The table is written by\n\n"
         "    pytest tests/training/test_support.py --support-matrix docs/support.md\n\n"
         f"with {', '.join(f'{name} {version(name)}' for name in names)}; one process on a CPU.\n\n"
         + "\n".join(lines)

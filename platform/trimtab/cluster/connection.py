@@ -6,19 +6,17 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import ClusterError
+from trimtab.run.joining import TOKEN, settle_token
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 ANSWERS_WITHIN_S = 30.0
-TOKEN = (
-    "set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to a file that holds it (on the cluster: "
-    "ray get-auth-token)"
-)
+NODES = 10_000
+"""As many as Ray's dashboard tells of at most; by itself of a hundred, the dead among them."""
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
@@ -33,6 +31,7 @@ class Cluster:
         """Connect. Raises ClusterError where nothing answers, or not to us."""
         settle_token()
         if address:
+            address = f"http://{address}" if ":" in address and "://" not in address else address
             os.environ[ADDRESSES[0]] = address
         elif not any(os.environ.get(name) for name in ADDRESSES):
             raise ClusterError("which cluster? give --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS")
@@ -84,8 +83,8 @@ class Cluster:
         from ray.util.state import list_nodes
 
         with self._told():
-            found = list_nodes(address=self.address, raise_on_missing_output=False, timeout=ANSWERS_WITHIN_S)
-        return [node.resources_total for node in found if node.state == "ALIVE"]
+            said = {"filters": [("state", "=", "ALIVE")], "limit": NODES, "timeout": ANSWERS_WITHIN_S}
+            return [node.resources_total for node in list_nodes(self.address, raise_on_missing_output=False, **said)]
 
     def asked(self, path: str) -> dict[str, Any]:
         """What the dashboard says under a path."""
@@ -109,7 +108,7 @@ class Cluster:
         except (requests.RequestException, ConnectionError, RayStateApiException) as error:
             raise Lost(f"{type(error).__name__}: {error}") from error
         except RuntimeError as error:
-            if job and "404" in str(error):
+            if job and str(error).startswith("Request failed with status code 404:"):
                 raise ClusterError(f"the cluster at {self.address} knows no job {job}") from error
             raise Lost(str(error)) from error
 
@@ -125,17 +124,6 @@ def _client(address: str) -> JobSubmissionClient:
     for name in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     return Impatient(address)
-
-
-def settle_token() -> None:
-    """Use a token wherever there is one: Ray ignores it for a given address unless the mode is set.
-
-    It must stand before Ray is imported.
-    """
-    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if named or (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def _url(address: str | None) -> str:

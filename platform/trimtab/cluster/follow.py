@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 PATIENCE_S = 600.0
 """A cluster that does not answer for so long is given up."""
 QUIET_S = 60.0
-"""After so long without a word the connection is made anew, since a dead one says nothing either."""
+"""After so long without a word the connection is made anew, since a dead one says nothing either.
+
+Each time twice as long, up to MOST_QUIET_S, while nothing breaks: the log is told from its start again. Ray's dashboard
+answers no pings, by which a line that lives would be known.
+"""
+MOST_QUIET_S = 600.0
 PAUSES_S = (0.5, 1, 2, 5, 10)
 STOPPED = 130
 
@@ -90,22 +95,27 @@ def follow(
 
     Raises ClusterError for a job that is not known, or when the cluster does not answer for long; the job goes on.
     """
-    since, failures = time.monotonic(), 0
+    since, failures, quiet = time.monotonic(), 0, QUIET_S
     while True:
-        before, why = log.seen, ""
+        before, why, whole = log.seen, "", False
         try:
-            asyncio.run(_tail(cluster, job, log))
+            whole = asyncio.run(_tail(cluster, job, log, quiet))
         except Lost as error:
             why = str(error)
         try:
             details = cluster.info(job)
-            if details.status.is_terminal() and (not why or failures >= len(PAUSES_S)):
-                log.close()
-                return _ending(job, details, log.last)
+            if details.status.is_terminal():
+                if whole or failures >= len(PAUSES_S):
+                    log.close()
+                    return _ending(job, details, log.last)
+                why = why or "the job ended, its log did not"
             since = time.monotonic()
         except Lost as error:
             why = str(error)
+        quiet = QUIET_S if why else min(2 * quiet, MOST_QUIET_S)
         failures = 0 if log.seen > before or not why else failures + 1
+        if failures <= 1:
+            since = time.monotonic()
         if why and failures <= 1:
             lost(why)
         if time.monotonic() - since > patience:
@@ -113,14 +123,17 @@ def follow(
         time.sleep(PAUSES_S[min(failures, len(PAUSES_S) - 1)] if why else PAUSES_S[0])
 
 
-async def _tail(cluster: Cluster, job: str, log: Log) -> None:
+async def _tail(cluster: Cluster, job: str, log: Log, quiet: float) -> bool:
+    """Whether the log was told to its end, and did not just fall silent."""
     log.anew()
     async with aclosing(cluster.tail(job)) as pieces:
         while True:
             try:
-                log.take(await asyncio.wait_for(anext(pieces), QUIET_S))
-            except (StopAsyncIteration, TimeoutError):
-                return
+                log.take(await asyncio.wait_for(anext(pieces), quiet))
+            except StopAsyncIteration:
+                return True
+            except TimeoutError:
+                return False
 
 
 def _ending(job: str, details: JobDetails, last: Event | None) -> Ending:

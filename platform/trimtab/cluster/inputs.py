@@ -14,11 +14,14 @@ from trimtab.methods.debates._wording import Worded
 from trimtab.mistakes import Loc, typed
 from trimtab.models.source import split_source
 from trimtab.parts import ModelSpec, TaskSpec
+from trimtab.search.job import get
 
 LEFT = (".git", ".venv", "venv", ".trimtab", "mlruns", "__pycache__", ".pytest_cache", ".ruff_cache", "node_modules")
 """Folders that never travel."""
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pyc")
 """Files that never travel."""
+RULES = (".gitignore", ".rayignore")
+"""Nor do these, by which Ray would leave out files beside them."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,17 @@ class Named:
     """Something on this machine that a field of the job names."""
 
     loc: Loc
-    what: Literal["data", "model", "texts"]
+    what: Literal["data", "model", "texts", "checkpoint"]
     text: str
 
     @property
     def field(self) -> str:
         return ".".join(map(str, self.loc))
+
+    @property
+    def travels(self) -> bool:
+        """Weights do not."""
+        return self.what in ("data", "texts")
 
     @property
     def path(self) -> Path:
@@ -61,6 +69,10 @@ def _said(raw: Mapping[str, Any]) -> Iterator[Named]:
         elif isinstance(node, dict) and issubclass(spec, Worded) and node.get("prompts"):
             yield Named((*loc, "prompts"), "texts", str(node["prompts"]))
 
+    resume = get(raw, "compute.resume")
+    if resume not in (None, "auto", "never", "required"):
+        yield Named(("compute", "resume"), "checkpoint", str(resume))
+
 
 def _texts(loc: Loc, value: Any) -> Iterator[Named]:
     for i, one in enumerate(value) if isinstance(value, list) else ():
@@ -80,7 +92,8 @@ def _family(path: Path) -> list[Path]:
 
 
 def below(folder: Path) -> Iterator[Path]:
-    """The files of a folder, but for what never travels."""
+    """The files of a folder, but for what never travels, and links that lead to no file."""
     for at, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in LEFT]
-        yield from (Path(at, name) for name in files if not name.endswith(WEIGHTS))
+        paths = (Path(at, name) for name in files if not name.endswith(WEIGHTS) and name not in RULES)
+        yield from (path for path in paths if path.is_file())

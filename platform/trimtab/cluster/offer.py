@@ -12,6 +12,7 @@ from trimtab.cluster.connection import Cluster
 from trimtab.compute import Compute
 from trimtab.errors import ResourceError
 from trimtab.run.estimate import Need, gib
+from trimtab.run.nodes import room
 
 PYTHONS = ((3, 11), (3, 13))
 """From the first, below the second."""
@@ -43,12 +44,14 @@ def offer(cluster: Cluster) -> Offer:
     return Offer(cluster.nodes(), made["pythonVersion"], made["rayVersion"])
 
 
-def suited(there: Offer, compute: Compute, need: Need, *, worker: int = 0, grows: bool = False) -> None:
+def suited(there: Offer, compute: Compute, need: Need, *, worker: int = 0) -> None:
     """Raises ResourceError with the numbers of everything that a cluster lacks, if it does not grow.
 
     `need` is of all that runs side by side, `worker` the memory of the one that takes most.
     """
-    lacks = [*_versions(there), *([] if grows else [*_short(there, compute), *_short_of_memory(there, need, worker)])]
+    lacks = _versions(there)
+    if not compute.grows:
+        lacks += [*_short(there, compute), *_short_of_memory(there, need, worker)]
     if lacks:
         raise ResourceError("\n  ".join(["the cluster does not suit this job:", *lacks]))
 
@@ -70,20 +73,11 @@ def parts(text: str) -> tuple[int, ...]:
 
 
 def _short(there: Offer, compute: Compute) -> list[str]:
-    workers = compute.sizes[0]
-    cpus, gpus = workers * compute.cpus_per_worker, compute.gpus(there.total("GPU"))
-    told = f"{workers} worker{'s' * (workers != 1)} of {compute.cpus_per_worker:g} CPUs"
-    way, lacks = "lower compute.workers or compute.cpus_per_worker", []
-    if cpus > there.total("CPU"):
-        lacks.append(f"CPUs: the plan needs {cpus:g} ({told}), there are {there.total('CPU'):g}; {way}")
-    elif compute.cpus_per_worker > there.most("CPU"):
-        lacks.append(f"CPUs: the plan needs {told}, no node has more than {there.most('CPU'):g}; {way}")
-    if workers * gpus > there.total("GPU"):
-        lacks.append(
-            f"GPUs: the plan needs {workers * gpus:g}, there are {there.total('GPU'):g}; lower compute.workers "
-            "or set compute.gpus_per_worker=0"
-        )
-    return lacks
+    try:
+        room(there.nodes, compute)
+    except ResourceError as error:
+        return [str(error)]
+    return []
 
 
 def _short_of_memory(there: Offer, need: Need, worker: int) -> list[str]:

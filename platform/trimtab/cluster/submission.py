@@ -18,12 +18,13 @@ from typing import Any
 import trimtab
 from trimtab.cluster.inputs import Named, named
 from trimtab.cluster.parcel import Parcel, code
-from trimtab.compute import Compute
+from trimtab.compute import PASSWORD, Compute
 from trimtab.errors import JobError
 from trimtab.load import Job, load_job, override, read_yaml
+from trimtab.ranges import Choice
 from trimtab.run.artifact import PlanRunner
 from trimtab.run.estimate import Need, need, text_of, total
-from trimtab.search.job import Search, get
+from trimtab.search.job import Search, changed_by, get
 from trimtab.search.load import job_file, load_search
 
 SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)S?$")
@@ -119,19 +120,25 @@ def prepared(found: Read, *, shared: Sequence[Path] = (), installed: bool = Fals
     root = _root([found.file, *found.also])
     reached = [*map(_absolute, shared), *([Path(storage)] if storage and Path(storage).is_absolute() else [])]
     files = {str(_absolute(path).relative_to(root)): path for path in (found.file, *found.also)}
-    for one in named(found.raw):
+    given, chosen = named(found.raw), _chosen(found)
+    for one in (*given, *chosen):
         if any(one.path.is_relative_to(folder) for folder in reached):
             place = str(one.path)
-        elif one.what != "model" and one.path.is_relative_to(root):
+        elif one.travels and one.path.is_relative_to(root):
             place = str(one.path.relative_to(root))
             files |= {str(path.relative_to(root)): path for path in one.files()}
         else:
             problems.append(_unreached(one, root))
             continue
-        said += [f"{one.field}={json.dumps(place)}"] * (place != one.text)
+        if place != one.text and one in chosen:
+            problems.append(f"{one.field}: a choice, {one.text}, is {place} on the cluster; write it so")
+        elif place != one.text:
+            said.append(f"{one.field}={_quoted(place)}")
     if get(found.raw, "compute.address"):
         said.append("compute.address=null")
-    name = str(_absolute(found.file).relative_to(root))
+    name, *others = (str(_absolute(path).relative_to(root)) for path in (found.file, *found.also))
+    if found.search and others != [found.search.spec.job]:
+        said.append(f"job={_quoted(others[0])}")
     command = ["python", "-m", "trimtab", found.verb, name, *found.overrides, *said, *["--smoke"] * smoke, "--json"]
     problems += _secrets([*command, *(path.read_text(errors="replace") for path in (found.file, *found.also))])
     if problems:
@@ -140,18 +147,38 @@ def prepared(found: Read, *, shared: Sequence[Path] = (), installed: bool = Fals
     parcel, package = Parcel("files of the job", files), None if installed else code()
     for one in filter(None, (parcel, package)):
         one.fits()
-    stem = f"{found.job.name[:NAMED]}-{found.digest}"
+    stem = f"{_usable(found.job.name)[:NAMED]}-{found.digest}"
     return Submission(stem, command, parcel, package, about | {"sent_by": sender()}, found.job.compute, found.plan)
+
+
+def _usable(name: str) -> str:
+    """As a job's id and a run's may begin."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip("-_.") or "job"
 
 
 def _storage(raw: Mapping[str, Any]) -> tuple[str | None, list[str], list[str]]:
     """The storage said for the cluster, what is to be said of it there, and what is wrong with it."""
     given, ours = get(raw, "compute.storage"), os.environ.get("TRIMTAB_STORAGE")
     place = str(given) if given else ours
+    way = "give a path that all nodes of the cluster reach, as in compute.storage=/mnt/shared/trimtab"
+    if place and place.startswith("memory://"):
+        return None, [], [f"compute.storage: {place!r} is the memory of one process; {way}"]
     if place and "://" not in place and not place.startswith("/"):
-        way = "give a path that all nodes of the cluster reach, as in compute.storage=/mnt/shared/trimtab"
         return None, [], [f"compute.storage: {place!r} is a folder of this machine; {way}"]
-    return place, [f"compute.storage={json.dumps(ours)}"] if ours and not given else [], []
+    return place, [f"compute.storage={_quoted(ours)}"] if ours and not given else [], []
+
+
+def _quoted(text: str) -> str:
+    """As YAML reads it; of JSON's escapes it takes one for a character, not two."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _chosen(found: Read) -> list[Named]:
+    """What the choices of a search name, and its default does not."""
+    space = found.search.spec.space if found.search else {}
+    changes = [{path: value} for path, one in space.items() if isinstance(one, Choice) for value in one.choice]
+    there = {one: None for change in changes for one in named(changed_by(found.raw, change))}
+    return [one for one in there if one not in named(found.raw)]
 
 
 def _root(files: Sequence[Path]) -> Path:
@@ -164,6 +191,8 @@ def _root(files: Sequence[Path]) -> Path:
 
 def _unreached(one: Named, root: Path) -> str:
     way = "put it below compute.storage, or say --shared FOLDER of one that all nodes reach under the same path"
+    if one.what == "checkpoint":
+        return f"{one.field}: {one.text}: checkpoints do not travel; {way}"
     if one.what == "model":
         return f"{one.field}: {one.text}: weights do not travel; {way}, or give a hub id or models:/NAME@ALIAS"
     return f"{one.field}: {one.text} lies on this machine outside {root}, so it does not travel; {way}, or move it"
@@ -175,7 +204,7 @@ def _secrets(texts: Sequence[str]) -> list[str]:
     found = [name for name, value in ours.items() if any(value in text for text in texts)]
     way = "leave it out; give it to the cluster's nodes as a secret of their own environment"
     problems = [f"the value of {name} would travel in the open; {way}" for name in found]
-    passwords = any(re.search(r"://[^/@\s:]*:[^/@\s]+@", text) for text in texts)
+    passwords = any(PASSWORD.search(text) for text in texts)
     return problems + [f"an address holds a password that would travel in the open; {way}"] * passwords
 
 

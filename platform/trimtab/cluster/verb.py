@@ -37,19 +37,15 @@ def described(sent: Submission) -> dict[str, Any]:
     }
 
 
-def examined(cluster: Cluster, sent: Submission, *, grows: bool = False) -> Offer:
-    """What the cluster offers. Raises ResourceError, with numbers, where that is too little for the plan.
-
-    What is missing now is no reason to refuse where the cluster `grows`.
-    """
+def examined(cluster: Cluster, sent: Submission) -> Offer:
+    """What the cluster offers. Raises ResourceError, with numbers, where that is too little for the plan."""
     there = offer(cluster)
-    suited(there, sent.compute, sent.need(there.total("CPU")), worker=sent.worker, grows=grows)
+    suited(there, sent.compute, sent.need(there.total("CPU")), worker=sent.worker)
     return there
 
 
-def under_way(cluster: Cluster, sent: Submission) -> str | None:
-    """The attempt at this very job that is pending or running."""
-    jobs = cluster.jobs()
+def under_way(jobs: dict[str, str], sent: Submission) -> str | None:
+    """The attempt at this very job that is pending or running, among a cluster's jobs."""
     return next((job for _, job in _attempts(sent, jobs) if jobs[job] in UNDER_WAY), None)
 
 
@@ -60,9 +56,10 @@ def submit(cluster: Cluster, sent: Submission) -> Sent:
     """
     tried: set[str] = set()
     for pause in (*PAUSES_S, None):
-        if running := under_way(cluster, sent):
+        jobs = cluster.jobs()
+        if running := under_way(jobs, sent):
             return Sent(running, found=running not in tried)
-        attempts = _attempts(sent, cluster.jobs())
+        attempts = _attempts(sent, jobs)
         job = f"{sent.stem}-{attempts[0][0] + 1 if attempts else 1}"
         try:
             return Sent(_send(cluster, sent, job), found=False)

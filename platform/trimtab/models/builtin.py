@@ -12,13 +12,14 @@ import importlib.util
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trimtab.errors import ModelError
 from trimtab.models.gguf import Gguf, llama_name, read_gguf
+from trimtab.sharing import shared
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +79,8 @@ def builtin_folder(name: str, cache: Path) -> Path:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = Path(cache) / f"{name}-{digest[:12]}"
     if not is_whole(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+        aside.mkdir(parents=True)
         try:
             convert(gguf, KNOWN[name], aside)
             publish(aside, folder)
@@ -150,8 +151,7 @@ def convert(gguf: Path, builtin: Builtin, out: Path) -> None:
     GenerationConfig(**ids).save_pretrained(out)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     (out / "README.md").write_text(_card(builtin, gguf), encoding="utf-8")
-    for path in (out, *out.iterdir()):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    shared(*out.iterdir())
 
 
 def _config(source: Gguf, builtin: Builtin) -> LlamaConfig:

@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab.sharing import shared
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,6 +23,7 @@ def write_shard(folder: Path, tensors: dict[str, Tensor], note: Mapping[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{uuid.uuid4().hex}.safetensors"
     save_file(tensors, folder / f".{name}", metadata={key: json.dumps(value) for key, value in note.items()})
+    shared(folder / f".{name}")
     (folder / f".{name}").rename(folder / name)
 
 

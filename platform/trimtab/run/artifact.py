@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 from trimtab.compute import Compute
 from trimtab.errors import Stopped
 from trimtab.run.identity import identity
+from trimtab.sharing import shared
 from trimtab.spec import Spec
 from trimtab.stages._base import Metrics, Stage
 
@@ -233,12 +234,10 @@ def building(artifact: Artifact) -> Iterator[Path]:
 
 
 def finish(artifact: Artifact, aside: Path, *, record: dict[str, Any], metrics: Metrics) -> None:
-    """Write the record, then the metrics, and rename; when another writer was first, its folder stands.
-
-    What earlier attempts had left is no longer needed.
-    """
+    """Write the record, then the metrics, and rename, unless another was first; what earlier attempts left goes."""
     (aside / RECORD).write_text(json.dumps(record, indent=1))
     (aside / METRICS).write_text(json.dumps(metrics, indent=1))
+    shared(*aside.rglob("*"))
     try:
         aside.rename(artifact.folder)
     except OSError:

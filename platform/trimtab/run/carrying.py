@@ -8,26 +8,38 @@ whichever node. What a stage made on a node that does not see the driver's folde
 from __future__ import annotations
 
 import shutil
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trimtab.compute import Compute
 from trimtab.errors import ResourceError, Stopped
 from trimtab.run.artifact import Artifact, Node
 from trimtab.run.lease import leased
-from trimtab.run.log import LOG, Listener
-from trimtab.run.remote import MADE, attempt_of, deliver, fetch, look, named_in, push, push_logs
+from trimtab.run.nodes import WAY
+from trimtab.run.remote import (
+    MADE,
+    attempt_of,
+    deliver,
+    fetch,
+    files_in,
+    look,
+    named_in,
+    sent,
+    write_names,
+)
 from trimtab.run.store import store_of
 from trimtab.run_log import LOG as LOG_TXT
+from trimtab.run_log import clear, log_of
 from trimtab.training.world import World
 
 AWAY = "-away"
+PUSHED = ".pushed"
 EVERY_S = 2.0
-LOGS_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,16 @@ class Carrier:
         return cls(node.artifact, (*node.needs.values(), *named), resumes, fresh)
 
     def place(self, out: Path) -> Path:
-        """Where a worker writes: the driver's folder, or one of its own on a node that does not see that."""
-        if self.artifact.remote is None or out.is_dir():
+        """Where a worker writes: the driver's folder, or one of its own on a node that does not see that.
+
+        Raises ResourceError for a node that then has no way to bring back what it makes.
+        """
+        if out.is_dir():
             return out
+        if self.artifact.remote is None:
+            raise ResourceError(
+                f"node {socket.gethostname()} does not see {out}, to which the run's driver writes; {WAY}"
+            )
         away = out.with_name(out.name + AWAY)
         away.mkdir(parents=True, exist_ok=True)
         return away
@@ -62,33 +81,40 @@ class Carrier:
         if self.artifact.remote is None:
             yield
             return
-        away = out.name.endswith(AWAY)
-        if away and ranks.first:
-            _clear(out)
-            store_of(self.artifact.remote).remove(f"failed/{self.artifact.id}")
-        ranks.gather(None)
-        try:
-            fetch(self.needs)
-            with Partial(self.artifact).carried(ranks, fresh=self.fresh) if self.resumes else nullcontext():
-                yield
-        except Exception:
-            if away:
-                push_logs(self.artifact, out)
-            raise
-        if ranks.first and not away:
-            (out / MADE).touch()
+        clear(out)  # by all: which ranks share a node is not known
+        apart = any(ranks.gather(out.name.endswith(AWAY)))
+        fetch(self.needs)
+        with Partial(self.artifact).carried(ranks, fresh=self.fresh) if self.resumes else nullcontext():
+            yield
+        if apart:
+            self._push(out, ranks)
         elif ranks.first:
-            push(self.artifact, out, attempt_of(Path(out.name.removesuffix(AWAY))))
+            (out / MADE).touch()
+
+    def _push(self, out: Path, ranks: World) -> None:
+        """What was made, from every node: its log by each rank, all else by the first that comes to it."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ranks.gather(None)
+        attempt, log = attempt_of(Path(out.name.removesuffix(AWAY))), log_of(ranks.rank)
+        files = {name: path for name, path in files_in(out).items() if "/" in name or not name.endswith(LOG_TXT)}
+        if not (first := _first_in(out)):
+            files = {}
+        if (out / log).exists():
+            files[log] = shutil.copy(out / log, out / f".{log}")  # what is said from now on is left out
+        listed = ranks.gather(sent(self.artifact, files, attempt))
+        if ranks.first:
+            write_names(self.artifact, {name: found for of_rank in listed for name, found in of_rank.items()}, attempt)
+        if first and out.name.endswith(AWAY):
             shutil.rmtree(out, ignore_errors=True)
 
 
-def _clear(out: Path) -> None:
-    """Remove what an earlier attempt left, but for its logs."""
-    for left in out.iterdir():
-        if left.is_dir():
-            shutil.rmtree(left)
-        elif not left.name.endswith(LOG_TXT):
-            left.unlink()
+def _first_in(out: Path) -> bool:
+    """Whether of the ranks that write to a folder this is the first to ask."""
+    with suppress(FileExistsError):
+        (out / PUSHED).touch(exist_ok=False)
+        return True
+    return False
 
 
 class Partial:
@@ -194,45 +220,4 @@ class Partial:
 
 
 def _files(entry: Path, name: str) -> dict[str, Path]:
-    if not entry.is_dir():
-        return {name: entry}
-    return {f"{name}/{path.relative_to(entry)}": path for path in sorted(entry.rglob("*")) if path.is_file()}
-
-
-def kept(folder: Path, remote: str | None) -> list[Listener]:
-    """A listener that keeps a run's log in the remote storage; what stands there of it is fetched first.
-
-    Raises ResourceError where that cannot be read.
-    """
-    return [] if remote is None else [_Kept(folder, remote)]
-
-
-class _Kept:
-    def __init__(self, folder: Path, remote: str) -> None:
-        self.folder, self.under, self.store = folder, f"runs/{folder.name}", store_of(remote)
-        self.sizes: dict[str, int] = {}
-        self.over = threading.Event()
-        if not (folder / LOG).exists():
-            there = self.store.sizes(self.under)
-            self.store.get({f"{self.under}/{name}": folder / name for name in there})
-        self.thread = threading.Thread(target=self._keep, name="keeps the run's log", daemon=True)
-        self.thread.start()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event.get("event") == "run_end":
-            self.over.set()
-            self.thread.join()
-
-    def _keep(self) -> None:
-        while not self.over.wait(LOGS_EVERY_S):
-            self._push()
-        self._push()
-
-    def _push(self) -> None:
-        with suppress(ResourceError, OSError):  # the log here is the truth, and is tried again
-            files = _files(self.folder, self.under) if self.folder.is_dir() else {}
-            sizes = {name: path.stat().st_size for name, path in files.items()}
-            changed = {name for name, size in sizes.items() if self.sizes.get(name) != size}
-            if changed:
-                self.store.put({name: files[name] for name in changed})
-            self.sizes = sizes
+    return {f"{name}/{below}": path for below, path in files_in(entry).items()} if entry.is_dir() else {name: entry}

@@ -26,13 +26,14 @@ LAST = "it ran out of memory with {rows} at once, and fewer there cannot be"
 def smaller(compute: Compute, spec: Any) -> Compute | None:
     """With half the rows at once; None where there is one, or where an objective has to see all together.
 
-    For a training that is the micro-batch, and with it what it evaluates at once.
+    For a training that is the micro-batch of the fewest workers there may be, and with it what it evaluates at once.
+    It goes on from the checkpoints of before: `resume` says what to begin with.
     """
-    less = {"inference_batch": max(1, compute.inference_batch // 2)}
+    less = {"inference_batch": max(1, compute.inference_batch // 2), "resume": "auto"}
     batch_size = getattr(spec, "batch_size", None)
     if batch_size is None:
         return compute.model_copy(update=less) if compute.inference_batch > 1 else None
-    micro = batching(batch_size, compute.workers, compute.micro_batch).micro
+    micro = batching(batch_size, compute.sizes[0], compute.micro_batch).micro
     if micro == 1 or getattr(getattr(spec, "objective", None), "sorts", False):
         return None
     return compute.model_copy(update=less | {"micro_batch": micro // 2})
@@ -68,11 +69,11 @@ def falling_back(
 
 
 def _rows(node: Node, compute: Compute) -> dict[str, int]:
-    """What is held at once: of a training its micro-batch, and how many of them make a step on each worker."""
+    """What is held at once, of a training by the fewest workers: its micro-batch, and how many of them make a step."""
     batch_size = getattr(node.spec, "batch_size", None)
     if batch_size is None:
         return {"inference_batch": compute.inference_batch}
-    batch = batching(batch_size, compute.workers, compute.micro_batch)
+    batch = batching(batch_size, compute.sizes[0], compute.micro_batch)
     return {"micro_batch": batch.micro, "accumulation": batch.accumulation}
 
 
@@ -89,5 +90,5 @@ def _last(node: Node, compute: Compute, error: Exception) -> OutOfMemory:
     text = LAST.format(rows=f"{name} {held}")
     way = "" if isinstance(error, OutOfMemory) and WAYS["out of memory"] in str(error) else f"; {WAYS['out of memory']}"
     last = OutOfMemory(f"{text}: {error}{way}")
-    last.rank = getattr(error, "rank", 0)
+    last.rank, last.logs = getattr(error, "rank", 0), getattr(error, "logs", {})
     return last

@@ -7,12 +7,15 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from trimtab.compute import Compute
+from trimtab.errors import ClusterError
 from trimtab.run.localhost import alone
 
 SETTINGS = {
@@ -23,6 +26,15 @@ SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
+JOINED = {"RAY_NUM_REDIS_GET_RETRIES": "5"}
+"""Times that Ray looks for a cluster, each up to 40 s where nothing answers; by itself 20."""
+STARTS_WITHIN_S = 150.0
+"""How long the processes of a cluster of our own may take to come up; Ray itself gives them 30 s, too few where the
+machine is busy."""
+TOKEN = (
+    "set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to a file that holds it (on the cluster: "
+    "ray get-auth-token)"
+)
 LOCAL = {"RAY_AUTH_MODE": "token", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_prestart_worker_first_driver": "0"}
 
 
@@ -31,17 +43,39 @@ def initialised() -> bool:
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
-def address_of(compute: Compute) -> str:
-    return compute.address or os.environ.get("RAY_ADDRESS") or "local"
+def address_of(compute: Compute | None = None) -> str:
+    """The cluster to join, or "local". Raises ClusterError for a dashboard's address, which lets nobody join."""
+    address = (compute and compute.address) or os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith(("http://", "https://")):
+        said = "compute.address" if compute and compute.address else "RAY_ADDRESS"
+        raise ClusterError(
+            f"{said} begins with {address.partition('//')[0]}// and so is a dashboard's, which takes jobs and lets "
+            "nobody join: send the file there with trimtab submit, or name the head, as HOST:6379"
+        )
+    return address
+
+
+def settle_token() -> None:
+    """Use a token wherever there is one: Ray ignores it for a given address unless the mode is set.
+
+    It must stand before Ray is imported.
+    """
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def ray_at(address: str) -> Any:
-    """Ray, initialised. What it reads from the environment must stand before it is imported.
+    """Ray, initialised. What it reads from the environment must stand before it is imported. Raises ClusterError.
 
     A cluster of our own gets a token of its own, unless the caller has imported Ray and so settled how it is guarded.
     """
     own = address == "local" and "ray" not in sys.modules
     settings = SETTINGS | (LOCAL | {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if own else {})
+    if address != "local":
+        settle_token()
+        settings |= JOINED
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     import ray
@@ -50,7 +84,13 @@ def ray_at(address: str) -> Any:
         return ray
     local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
     with _apart(), alone(address) as placed:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local, **placed)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local, **placed)
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            raise ClusterError(
+                f"no Ray cluster lets us in at {address} ({error}); see that compute.address or RAY_ADDRESS names its "
+                f"head, as HOST:6379, and {TOKEN}"
+            ) from error
     return ray
 
 
@@ -63,13 +103,25 @@ def _apart() -> Iterator[None]:
     """
     from ray._private import services
 
-    popen, handler = services.ConsolePopen, signal.getsignal(signal.SIGTERM)
-    services.ConsolePopen = partial(popen, process_group=0)
+    popen, ask, handler = services.ConsolePopen, services.get_node, signal.getsignal(signal.SIGTERM)
+    services.ConsolePopen, services.get_node = partial(popen, process_group=0), partial(_patient, ask)
     try:
         yield
     except SystemExit as stopped:
         raise KeyboardInterrupt from stopped
     finally:
-        services.ConsolePopen = popen
+        services.ConsolePopen, services.get_node = popen, ask
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _patient(ask: Callable[..., Any], *asked: Any) -> Any:
+    """What is known of a node, which may have to come up first. Raises RuntimeError where it does not."""
+    until = time.monotonic() + STARTS_WITHIN_S
+    while True:
+        try:
+            return ask(*asked)
+        except RuntimeError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)

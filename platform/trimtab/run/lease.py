@@ -2,6 +2,7 @@
 
 The lease is a lock on an open file, which the kernel lets go of when its holder ends, however it ends. The file itself
 stays: if it were removed, one process could hold the lock of the file that is gone and another that of a new one.
+Where a file system keeps locks on each node alone, a lease counts among the processes of a node.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ def leased(path: Path, *, waits: Callable[[], None], stopped: Callable[[], bool]
 
     Raises Stopped when `stopped` says so meanwhile.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    file = _opened(path)
     try:
         told = False
         while not _locked(file):
@@ -38,6 +38,21 @@ def leased(path: Path, *, waits: Callable[[], None], stopped: Callable[[], bool]
         yield
     finally:
         os.close(file)
+
+
+@contextmanager
+def if_free(path: Path) -> Iterator[bool]:
+    """Hold the lease while the block runs unless another has it; whether it is held."""
+    file = _opened(path)
+    try:
+        yield _locked(file)
+    finally:
+        os.close(file)
+
+
+def _opened(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
 
 def _locked(file: int) -> bool:

@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from trimtab.run.artifact import Node, PlanRunner, building
 from trimtab.run.carrying import Carrier
 from trimtab.run.fallback import falling_back
 from trimtab.run.lease import leased
-from trimtab.run.remote import fetch_logs, finished, look
+from trimtab.run.remote import finished, look
 from trimtab.run_log import LOG, log_of, logged_to, tail
 from trimtab.stages._base import Metrics
 from trimtab.training.world import World
@@ -27,7 +27,7 @@ from trimtab.training.world import World
 Call = Callable[[Node, Path], Metrics]
 
 
-def execute(node: Node, call: Call, sink: progress.Sink, *, stopped: Callable[[], bool] = lambda: False) -> None:
+def execute(node: Node, call: Call, sink: progress.Noting, *, stopped: Callable[[], bool] = lambda: False) -> None:
     """Make one node's artifact through `call`, or find it once another process has made it.
 
     Raises StageError (which stage, which inputs, the end of its log) when the stage fails, and Stopped when `stopped`
@@ -51,7 +51,7 @@ def was_there(node: Node) -> dict[str, Any]:
     return said | {"seconds": node.artifact.record()["seconds"], "metrics": node.artifact.metrics()} | node.describe()
 
 
-def _make(node: Node, call: Call, sink: progress.Sink) -> None:
+def _make(node: Node, call: Call, sink: progress.Noting) -> None:
     """Run a node into a folder aside, tell the sink, and rename when whole."""
     started = time.time()
     sink({"event": "stage_start", "time": started, **node.describe()})
@@ -66,6 +66,7 @@ def _make(node: Node, call: Call, sink: progress.Sink) -> None:
         with building(node.artifact) as aside:
             metrics = call(node, aside)
             record = node.describe() | {"started": started, "seconds": time.time() - started}
+            record |= {"befell": sink.befell.get(node.artifact.id, [])}
             finished(node.artifact, aside, record=record, metrics=metrics)
     except BaseException as error:
         stopped = isinstance(error, Stopped) or not isinstance(error, Exception)
@@ -81,7 +82,9 @@ def _make(node: Node, call: Call, sink: progress.Sink) -> None:
 
 def _post_mortem(node: Node, error: Exception) -> str:
     failed = node.artifact.root / f".{node.artifact.id}.failed"
-    fetch_logs(node.artifact, failed)
+    for rank, said in error.logs.items() if isinstance(error, StageError) else ():
+        with suppress(OSError), (failed / log_of(rank)).open("a") as log:
+            log.write(said)
     inputs = ", ".join(f"{name}={artifact.ref}" for name, artifact in node.needs.items()) or "none"
     log = failed / log_of(error.rank if isinstance(error, StageError) else 0)
     text = tail(log) or "".join(traceback.format_exception(error)[-3:]).rstrip()
@@ -102,10 +105,11 @@ class LocalRunner(PlanRunner):
 
     def wait(self) -> None:
         """Run what is missing. Raises StageError at the first stage that fails, Stopped once it is to stop."""
+        sink = progress.Noting(self.sink)
         for node in self.pending:
             if self.stopping.is_set():
                 raise Stopped("it was stopped")
-            execute(node, here(self.compute, self.sink), self.sink, stopped=self.stopping.is_set)
+            execute(node, here(self.compute, sink), sink, stopped=self.stopping.is_set)
 
 
 def here(compute: Compute, sink: progress.Sink) -> Call:

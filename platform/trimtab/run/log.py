@@ -12,13 +12,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Any
+
+from trimtab.progress import TROUBLES
+from trimtab.run.lease import if_free, leased
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 LOG = "events.jsonl"
+LOCK = "run.lock"
+"""What the process of a run holds locked for as long as it is at it, beside its log."""
 LAST_BYTES = 1 << 16
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -109,9 +114,14 @@ def run_folders(storage: Path) -> list[Path]:
 def has_ended(folder: Path) -> bool:
     """Whether the log says how the run ended and not that it, a search, went on after that."""
     with (folder / LOG).open("rb") as log:
-        log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_BYTES))
-        last = log.read()
-    return last.rfind(b'"event": "run_end"') > last.rfind(b'"event": "run_start"')
+        size, read = log.seek(0, os.SEEK_END), LAST_BYTES
+        while True:
+            log.seek(max(0, size - read))
+            last = log.read()
+            ended, begun = last.rfind(b'"event": "run_end"'), last.rfind(b'"event": "run_start"')
+            if ended != begun or read >= size:
+                return ended > begun
+            read *= 4
 
 
 def last_start(folder: Path) -> Event:
@@ -132,7 +142,7 @@ def troubles(folder: Path) -> list[str]:
     for event in read_log(folder):
         if event.get("event") == "run_start":
             told = []
-        if event.get("event") in ("stage_retry", "worker_died"):
+        if event.get("event") in TROUBLES:
             told.append(f"{event['stage_id']}: {event['text']}")
     return told
 
@@ -145,7 +155,11 @@ def owner() -> dict[str, Any]:
 
 
 def is_gone(who: dict[str, Any]) -> bool:
-    """Whether a process of this machine has ended; of other machines nothing is known."""
+    """Whether a process of this machine seems to have ended; of other machines nothing is known.
+
+    It is an estimate: the time at which a process began moves with the machine's clock, and what runs in a container of
+    the same name is not seen.
+    """
     import psutil
 
     if who.get("host") != socket.gethostname():
@@ -159,17 +173,29 @@ def is_gone(who: dict[str, Any]) -> bool:
 def settle_runs(storage: Path) -> list[str]:
     """End the logs of runs whose process was killed, and remove the half-written folders it left; their run ids.
 
-    Finished stages are never touched. A run of another machine is left alone.
+    Finished stages are never touched. A run of another machine is left alone, and so is one whose lock is held, since
+    it is alive whatever clocks say, and one of another user who does not share it.
     """
     settled = []
     for folder in run_folders(storage):
-        if has_ended(folder) or not is_gone(who := last_start(folder).get("owner", {})):
-            continue
-        for aside in (storage / "artifacts").glob(".*"):
-            if re.search(rf"\.{re.escape(who['host'])}-{who['pid']}-[0-9a-f]{{8}}$", aside.name):
-                shutil.rmtree(aside, ignore_errors=True)
-        end = {"time": time.time(), "event": "run_end", "status": "interrupted", "metrics": {}, "report": None}
-        with closing(EventLog(folder)) as log:
-            log(end)
-        settled.append(folder.name)
+        if not has_ended(folder) and is_gone(last_start(folder).get("owner", {})):
+            with suppress(PermissionError), settling(storage), if_free(folder / LOCK) as free:
+                if free and not has_ended(folder):
+                    _settle(storage, folder)
+                    settled.append(folder.name)
     return settled
+
+
+def settling(storage: Path) -> AbstractContextManager[None]:
+    """Be the only one that takes locks of runs: who settles one holds its lock, and is not to be taken for the run."""
+    return leased(storage / "leases" / "settle.lock", waits=lambda: None, stopped=lambda: False)
+
+
+def _settle(storage: Path, folder: Path) -> None:
+    who = last_start(folder)["owner"]
+    for aside in (storage / "artifacts").glob(".*"):
+        if re.search(rf"\.{re.escape(who['host'])}-{who['pid']}-[0-9a-f]{{8}}$", aside.name):
+            shutil.rmtree(aside, ignore_errors=True)
+    end = {"time": time.time(), "event": "run_end", "status": "interrupted", "metrics": {}, "report": None}
+    with closing(EventLog(folder)) as log:
+        log(end)

@@ -1,30 +1,30 @@
 """A run that is given its id from outside: what has the same id again goes on with the same run.
 
 Whoever starts a driver anew after it, its pod or its node was lost sets TRIMTAB_RUN_ID, and finds one run: one folder,
-one log, one run of MLflow. Without it every run gets an id of its own.
+one log, one run of MLflow. A job that was changed since is another run. Without it every run gets an id of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import JobError
 from trimtab.run.lease import leased
-from trimtab.run.log import LOG, Event, finite, first_event, last_end, last_start, read_log
+from trimtab.run.log import LOCK, LOG, Event, finite, first_event, last_end, last_start, read_log, settling
 from trimtab.run.remote import fetch_runs
 from trimtab.spec import Method
 
 RUN_ID = "TRIMTAB_RUN_ID"
 USABLE = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
-LOCK = "run.lock"
 
 
 def fresh_id(name: str) -> str:
@@ -40,7 +40,8 @@ def described(name: str, job: Method) -> Event:
 def given_id(storage: Path, own: Event, *, remote: str | None = None) -> str | None:
     """The id that the environment gives a run of this job, if any. Raises JobError for one that it cannot have.
 
-    What a remote storage knows of that run is fetched.
+    Where that is a run of another job, or of this one before it was changed, it is that name with a digest of the job,
+    the same whenever this job is begun anew. What a remote storage knows of the run is fetched.
     """
     run_id = os.environ.get(RUN_ID)
     if not run_id:
@@ -48,19 +49,21 @@ def given_id(storage: Path, own: Event, *, remote: str | None = None) -> str | N
     if not USABLE.fullmatch(run_id):
         raise JobError([f"{RUN_ID} is {run_id!r}; use at most 128 letters, digits, '-', '_' and '.'"])
     fetch_runs(storage, remote, run_id)
-    folder = storage / "runs" / run_id
+    folder, text = storage / "runs" / run_id, json.dumps(finite(own), default=str, sort_keys=True)
     before = first_event(folder) if (folder / LOG).exists() else {}
-    own = json.loads(json.dumps(finite(own), default=str))
-    if other := [name for name in own if before and before.get(name) != own[name]]:
-        raise JobError([f"{RUN_ID} is {run_id}, but that is a run of another job: {_apart(other, before, own)}"])
+    if not before or all(before.get(name) == value for name, value in json.loads(text).items()):
+        return run_id
+    run_id = f"{run_id[:119]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    fetch_runs(storage, remote, run_id)
     return run_id
 
 
-def _apart(names: list[str], before: Event, own: Event) -> str:
-    if "job" in names and len(names) == 1:
-        fields = sorted(f for f in {*before["job"], *own["job"]} if before["job"].get(f) != own["job"].get(f))
-        return f"its {', '.join(fields)} differ; give this one another id, or the job as it was"
-    return f"its {names[0]} is {before.get(names[0])!r}, not {own[names[0]]!r}; give this one another id"
+def renamed(run_id: str | None) -> list[str]:
+    """That a run has another id than the environment gave it."""
+    given = os.environ.get(RUN_ID)
+    if not given or run_id == given:
+        return []
+    return [f"{RUN_ID} is {given}, a run of another job or of this one before it was changed; this run is {run_id}"]
 
 
 def is_done(storage: Path, run_id: str | None) -> bool:
@@ -79,9 +82,11 @@ def alone(folder: Path) -> Iterator[Path]:
     def refuse() -> None:
         who: dict[str, Any] = last_start(folder).get("owner", {}) if (folder / LOG).exists() else {}
         at = f" (process {who.get('pid')} on {who.get('host')})" if who else ""
-        raise JobError([f"run {folder.name} is still going{at}; wait for it, stop it, or give this one another id"])
+        raise JobError([f"run {folder.name} is still going{at}; wait for it, or stop it"])
 
-    with leased(folder / LOCK, waits=refuse, stopped=lambda: False):
+    with ExitStack() as held:
+        with settling(folder.parents[1]):
+            held.enter_context(leased(folder / LOCK, waits=refuse, stopped=lambda: False))
         yield folder
 
 

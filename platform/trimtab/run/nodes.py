@@ -1,11 +1,11 @@
-"""The nodes of a cluster that a run joins: do all of them reach its storage, and hold the same libraries?"""
+"""The nodes of a cluster: is there room for the workers, do all reach the storage, and hold the same libraries?"""
 
 from __future__ import annotations
 
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,6 +15,7 @@ from typing import Any
 import trimtab
 from trimtab.compute import Compute
 from trimtab.errors import ResourceError
+from trimtab.run.store import store_of
 from trimtab.versions import LIBRARIES
 
 LOOKS_FOR_S = 5.0
@@ -49,42 +50,80 @@ def arrived(compute: Compute) -> None:
         raise ResourceError(f"storage {compute.storage} is the folder of this job and goes with it; {WAY}")
 
 
+def living(ray: Any) -> list[Mapping[str, float]]:
+    """What each living node has, be it in use or not."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room(nodes: Sequence[Mapping[str, float]], compute: Compute) -> int:
+    """How many workers fit on nodes with these resources. Raises ResourceError, with numbers, for too few."""
+    cpus, gpus = compute.cpus_per_worker, compute.gpus(sum(node.get("GPU", 0) for node in nodes))
+    fit, least = sum(_fit(node, cpus, gpus) for node in nodes), compute.sizes[0]
+    if fit >= least:
+        return fit
+    most = max(nodes, key=lambda node: (bool(gpus) * node.get("GPU", 0), node.get("CPU", 0)), default={})
+    raise ResourceError(
+        f"compute: {least} worker{'s' * (least != 1)} of {cpus:g} CPUs and {gpus:g} GPUs each do not fit: there is "
+        f"room for {fit} on {len(nodes)} node{'s' * (len(nodes) != 1)}, the largest with {most.get('CPU', 0):g} CPUs "
+        f"and {most.get('GPU', 0):g} GPUs; lower compute.workers, compute.cpus_per_worker or compute.gpus_per_worker, "
+        "or set compute.grows where an autoscaler adds nodes"
+    )
+
+
+def _fit(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """How many workers of a size; parts of a GPU are all of one."""
+    fit = _times(node.get("CPU", 0), cpus)
+    if gpus:
+        there = node.get("GPU", 0)
+        fit = min(fit, _times(there, gpus) if gpus >= 1 else int(there) * _times(1, gpus))
+    return fit
+
+
+def _times(whole: float, part: float) -> int:
+    return int(whole / part + 1e-6)
+
+
 def suited(ray: Any, compute: Compute) -> None:
     """Raises ResourceError where nodes do not reach the storage or have other libraries; a single one always does.
 
-    A node that does not answer is left to Ray.
+    A node that does not answer, or is lost meanwhile, is left to Ray.
     """
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    with _probe(compute) as probe:
+    with _probe(_folder(compute)) as probe:
         seen = list(_looked(ray, nodes, probe))
     if apart := [one.address for one in seen if not one.reaches]:
+        place = compute.remote or compute.storage
         raise ResourceError(
-            f"storage {compute.storage}: {len(apart)} of {len(nodes)} nodes ({_few(apart)}) do not see what this one "
-            f"writes there, so their results would be lost; {WAY}"
+            f"storage {place}: {len(apart)} of {len(nodes)} nodes ({_few(apart)}) do not see what this one writes "
+            f"there, so their results would be lost; {WAY}"
         )
     if unlike := list(_unlike(seen)):
         raise ResourceError("nodes with other libraries than the driver's: " + "; ".join(unlike))
 
 
-def offered(ray: Any) -> dict[str, float]:
-    """What a cluster has, or can have where an autoscaler adds nodes."""
-    from ray._private.state import state
+def _folder(compute: Compute) -> Path | None:
+    """The folder that all nodes must see; none where they reach the storage over a network.
 
-    most = state.get_max_resources_from_cluster_config() or {}
-    there = ray.cluster_resources()
-    return there | {name: max(value, there.get(name, 0)) for name, value in most.items()}
+    Raises ResourceError for a storage that no other process reaches.
+    """
+    scheme = (compute.remote or "").partition("://")[0]
+    if scheme == "memory":
+        raise ResourceError(f"storage {compute.remote} is the memory of one process; {WAY}")
+    if scheme in ("file", "local"):
+        return Path(store_of(compute.remote).root)
+    return None if compute.remote else compute.storage
 
 
 @contextmanager
-def _probe(compute: Compute) -> Iterator[Path | None]:
-    """A file of ours in the storage, for as long as the context lasts; none where all nodes reach it by a URL."""
-    if compute.remote:
+def _probe(folder: Path | None) -> Iterator[Path | None]:
+    """A file of ours in a folder, if there is one, for as long as the context lasts."""
+    if folder is None:
         yield None
         return
-    compute.storage.mkdir(parents=True, exist_ok=True)
-    probe = compute.storage / f".probe-{uuid.uuid4().hex}"
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{uuid.uuid4().hex}"
     probe.write_text(probe.name)
     try:
         yield probe
@@ -93,7 +132,7 @@ def _probe(compute: Compute) -> Iterator[Path | None]:
 
 
 def _looked(ray: Any, nodes: Sequence[str], probe: Path | None) -> Iterator[Seen]:
-    """What each node sees, of those that answer."""
+    """What each node sees, of those that answer. Raises ResourceError where one cannot so much as look."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0, max_retries=0)(seen_here)
@@ -104,6 +143,9 @@ def _looked(ray: Any, nodes: Sequence[str], probe: Path | None) -> Iterator[Seen
     for task in answered:
         try:
             yield ray.get(task)
+        except ray.exceptions.RayTaskError as error:
+            told = str(error).strip().splitlines()[-1]
+            raise ResourceError(f"a node cannot run trimtab {trimtab.__version__}: {told}") from error
         except ray.exceptions.RayError:
             continue
 

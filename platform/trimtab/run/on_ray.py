@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -46,15 +46,15 @@ def cluster(compute: Compute, width: int, sink: progress.Sink) -> Iterator[list[
     try:
         if not joined:
             nodes.suited(ray, compute)
-        count = min(width, compute.groups or fitting(compute, nodes.offered(ray)))
-        desk, over = _desk(ray, count, compute.workers), threading.Event()
-        listener = threading.Thread(target=_listen, args=(ray, desk, sink, over), daemon=True)
+        count = min(width, compute.groups or counted(compute, nodes.living(ray), sink))
+        desk = _desk(ray, count, compute.workers)
+        listener = Listener(ray, desk, sink)
         listener.start()
-        groups = [Group(desk, number, compute) for number in range(count)]
+        groups = [Group(desk, number, compute, listener.hear) for number in range(count)]
         try:
             yield groups
         finally:
-            over.set()
+            listener.over.set()
             listener.join(5)
             for group in groups:
                 group.stop()
@@ -86,26 +86,51 @@ def _dismiss(ray: Any, desk: Any, groups: list[Group], *, within: float) -> None
         group.thread.join(max(0.0, until - time.monotonic()))
 
 
-def fitting(compute: Compute, resources: dict[str, float]) -> int:
-    """How many groups of workers fit in these resources. Raises ResourceError with the numbers."""
-    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    gpus_each = compute.gpus(gpus)
-    fit = int(min(cpus // compute.cpus_per_worker, gpus // gpus_each if gpus_each else cpus // compute.cpus_per_worker))
-    least = compute.sizes[0]
-    if fit < least:
-        raise ResourceError(
-            f"compute: {least} workers need {least * compute.cpus_per_worker:g} CPUs and {least * gpus_each:g} GPUs, "
-            f"there are {cpus:g} and {gpus:g} GPUs; lower compute.workers or compute.cpus_per_worker"
-        )
-    return max(1, fit // compute.workers)
+def counted(compute: Compute, there: Sequence[Mapping[str, float]], sink: progress.Sink) -> int:
+    """How many groups to start: as many as fit, or one that waits where the cluster grows. Raises ResourceError."""
+    try:
+        return max(1, nodes.room(there, compute) // compute.workers)
+    except ResourceError as error:
+        if not compute.grows:
+            raise
+        lacks = str(error).partition(";")[0]
+        sink({"event": "nodes_wait", "time": time.time(), "text": f"an autoscaler is waited for: {lacks}"})
+        return 1
 
 
-def _listen(ray: object, desk: object, sink: progress.Sink, over: threading.Event) -> None:
-    last = False
-    while not last:
-        last = over.wait(EVENTS_EVERY_S)
-        for event in ray.get(desk.said.remote()):
-            sink(event)
+class Listener(threading.Thread):
+    """Brings what is said at the desk to the sink now and then; what is told with a stage's end comes before that."""
+
+    def __init__(self, ray: Any, desk: Any, sink: progress.Sink) -> None:
+        super().__init__(name="listener", daemon=True)
+        self.ray, self.desk, self.sink = ray, desk, sink
+        self.over, self.lock = threading.Event(), threading.Lock()
+
+    def run(self) -> None:
+        last = False
+        while not last:
+            last = self.over.wait(EVENTS_EVERY_S)
+            with self.lock:
+                self._pass(self.ray.get(self.desk.said.remote()))
+
+    def hear(self, events: list[dict[str, Any]]) -> None:
+        """Those that the desk told with a stage's outcome."""
+        with self.lock:
+            self._pass(events)
+
+    def _pass(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            self.sink(event)
+
+
+def _come(group: Group, groups: list[Group], free: queue.SimpleQueue) -> None:
+    """A group takes stages once its workers are there; where none has any, a stage on one that failed says why.
+
+    So who holds a stage's lease never waits for CPUs that a group holds who waits for the lease.
+    """
+    group.up()
+    if group.begun or not any(other.begun or other.thread.is_alive() for other in groups):
+        free.put(group)
 
 
 @dataclass
@@ -117,21 +142,21 @@ class RayRunner(PlanRunner):
     """Set when nothing is waited for any more that another process makes."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set by another thread: stages under way are let go of."""
+    noting: progress.Noting = field(init=False)
 
     def wait(self) -> None:
         """Run what is missing; if a stage fails, those under way are finished. Raises StageError, or Stopped."""
         pending = self.pending
         heavy = [node for node in pending if node.stage.on == "workers"]
-        order, free = Order(pending), queue.SimpleQueue()
+        order, free, self.noting = Order(pending), queue.SimpleQueue(), progress.Noting(self.sink)
         self.over.clear()
         with ThreadPoolExecutor(max_workers=2 + len(heavy)) as pool, self._ending():
-            running: dict[Future[None], Node] = {}
+            running: dict[Future[None], Node | None] = {}
             self._drain(order, pool, running, free)  # what needs no workers first: bad data must not wait for a cluster
             if not order.left:
                 return
-            with cluster(self.compute, len(heavy), self.sink) as groups:
-                for group in groups:
-                    free.put(group)
+            with cluster(self.compute, len(heavy), self.noting) as groups:
+                running |= {pool.submit(_come, group, groups, free): None for group in groups}
                 try:
                     with self._ending():
                         self._drain(order, pool, running, free)
@@ -153,14 +178,17 @@ class RayRunner(PlanRunner):
         return self.over.is_set() or self.stopping.is_set()
 
     def _drain(self, order: Order, pool: ThreadPoolExecutor, running: dict, free: queue.SimpleQueue) -> None:
-        """Start and await stages until none runs and none can start; after a failure none is started."""
+        """Start and await stages until none runs and none can start; after a failure none is started.
+
+        What runs and is no stage is a group of workers that is still to come.
+        """
         failure: BaseException | None = None
         while True:
             if failure is None and self.stopping.is_set():
                 failure = Stopped("it was stopped")
             if failure is None:
                 self._start(order, pool, running, free)
-            if not running:
+            if not running or (not any(running.values()) and (failure or not order.left)):
                 break
             while not (ended := wait(running, timeout=STOPS_WITHIN_S, return_when=FIRST_COMPLETED).done):
                 if self.stopping.is_set():
@@ -170,7 +198,7 @@ class RayRunner(PlanRunner):
                 failure = failure or future.exception()
                 if future.exception():
                     self.over.set()
-                else:
+                elif node:
                     order.done(node)
         if failure:
             raise failure
@@ -178,8 +206,8 @@ class RayRunner(PlanRunner):
     def _start(self, order: Order, pool: ThreadPoolExecutor, running: dict, free: queue.SimpleQueue) -> None:
         """Start what can start: stages of the driver at once, those for workers while a group is free."""
         while node := order.take("driver"):
-            call = here(self.compute, self.sink)
-            running[pool.submit(execute, node, call, self.sink, stopped=self._let_go)] = node
+            call = here(self.compute, self.noting)
+            running[pool.submit(execute, node, call, self.noting, stopped=self._let_go)] = node
         while not free.empty() and (node := order.take("workers")):
             running[pool.submit(self._on, free.get(), free, node)] = node
 
@@ -191,7 +219,6 @@ class RayRunner(PlanRunner):
             return group.run(task | {"out": str(out), "compute": compute})
 
         try:
-            group.up()  # who holds a lease never waits for CPUs that a group holds who waits for the lease
-            execute(node, falling_back(call, self.compute, self.sink), self.sink, stopped=self._let_go)
+            execute(node, falling_back(call, self.compute, self.noting), self.noting, stopped=self._let_go)
         finally:
             free.put(group)

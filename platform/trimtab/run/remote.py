@@ -15,9 +15,8 @@ import os
 import re
 import shutil
 import socket
-import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +29,12 @@ from trimtab.run.lease import leased
 from trimtab.run.log import LOG
 from trimtab.run.store import store_of
 from trimtab.run.track_words import link
-from trimtab.run_log import LOG as LOG_TXT
 from trimtab.stages._base import Metrics
 
 WHOLE = "whole.json"
 FILES = "files.json"
 MADE = ".made"
-"""Lies in the folder of an attempt that came to its end on a node that sees it."""
+"""Lies in the folder of an attempt that came to its end on nodes that all see it."""
 NAMED = r"(?:artifact:|{root}/)(\w+)-([0-9a-f]{{16}})"
 """How a spec, or a job, names a stage's output as a model's source."""
 
@@ -138,30 +136,25 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def push(artifact: Artifact, folder: Path, attempt: str) -> None:
-    """What an attempt made, but for the mark."""
-    store, under = store_of(artifact.remote), f"artifacts/{artifact.id}/{attempt}"
-    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    made = {name: path for name, path in files.items() if name not in (METRICS, RECORD)}
-    store.put({f"{under}/{name}": path for name, path in made.items()})
-    store.write(f"{under}/{FILES}", json.dumps({name: described(path) for name, path in made.items()}).encode())
+    """What an attempt made in one folder, but for the mark."""
+    files = {name: path for name, path in files_in(folder).items() if name not in (METRICS, RECORD)}
+    write_names(artifact, sent(artifact, files, attempt), attempt)
 
 
-def push_logs(artifact: Artifact, folder: Path) -> None:
-    """What a stage that failed on another node had said until then, for whoever tells of it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with suppress(ResourceError):
-        logs = {f"failed/{artifact.id}/{path.name}": path for path in folder.glob(f"*{LOG_TXT}")}
-        store_of(artifact.remote).put(logs)
+def files_in(folder: Path) -> dict[str, Path]:
+    """Files below a folder, by their names in it."""
+    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def fetch_logs(artifact: Artifact, folder: Path) -> None:
-    """The same, where nothing was said on this node."""
-    if artifact.remote is None or any(folder.glob(f"*{LOG_TXT}")):
-        return
-    with suppress(ResourceError):
-        store, under = store_of(artifact.remote), f"failed/{artifact.id}"
-        store.get({f"{under}/{name}": folder / name for name in store.sizes(under)})
+def sent(artifact: Artifact, files: Mapping[str, Path], attempt: str) -> dict[str, Any]:
+    """Push some files of an attempt; how each is described."""
+    store_of(artifact.remote).put({f"artifacts/{artifact.id}/{attempt}/{name}": path for name, path in files.items()})
+    return {name: described(path) for name, path in files.items()}
+
+
+def write_names(artifact: Artifact, files: Mapping[str, Any], attempt: str) -> None:
+    """Once all files of an attempt are there, which they are."""
+    store_of(artifact.remote).write(f"artifacts/{artifact.id}/{attempt}/{FILES}", json.dumps(files).encode())
 
 
 def finished(artifact: Artifact, aside: Path, *, record: dict[str, Any], metrics: Metrics) -> None:

@@ -61,7 +61,7 @@ class Tracker:
         except Exception as error:  # noqa: BLE001  a run never fails for its tracking
             self._failure = self._failure or one_line(error)
             self._failures += 1
-            return min(60.0, 2.0**self._failures)
+            return min(60.0, 2.0 ** min(self._failures, 6))
         self._failure, self._failures = None, 0
         return self.every
 

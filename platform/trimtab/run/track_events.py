@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from trimtab.progress import TROUBLES
 from trimtab.run.registering import register
 from trimtab.run.track_calls import Calls, State
 from trimtab.run.track_words import DIGEST, Event, flat, link, shortened
@@ -41,13 +42,11 @@ class Writer(Calls):
             "stage_start": self._stage_start,
             "metrics": self._metrics,
             "stage_end": self._stage_end,
-            "stage_retry": self._trouble,
-            "worker_died": self._trouble,
             "register": self._register,
             "trial_end": self._trial_end,
             "report": self._report,
             "run_end": self._run_end,
-        }
+        } | dict.fromkeys(TROUBLES, self._trouble)
         act = acts.get(event.get("event", ""))
         if act:
             act(event)

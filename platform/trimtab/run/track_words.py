@@ -92,6 +92,7 @@ def connect(uri: str) -> MlflowClient:
             if not path.exists():
                 aside = path.with_name(f".{path.name}.new")
                 aside.unlink(missing_ok=True)
+                aside.touch()  # SQLite itself would let its owner alone write
                 MlflowClient(tracking_uri=f"sqlite:///{aside}")
                 aside.replace(path)
     return MlflowClient(tracking_uri=uri)

@@ -156,6 +156,12 @@ def ray_dashboard(address: str | None) -> str:
 
 def _asked_of_ray(address: str) -> str | None:
     """Host and port of a cluster's dashboard; None where no cluster answers."""
+    host, _, port = address.rpartition(":")
+    if host and "://" not in address:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except (OSError, ValueError):
+            return None
     asked = [sys.executable, "-c", RAY, address]
     try:
         told = subprocess.run(asked, capture_output=True, text=True, timeout=RAY_PATIENCE, check=True)

@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 
 from trimtab.progress import Sink
+from trimtab.run.track_words import sqlite_file
 from trimtab.search.job import Search
 from trimtab.search.record import RECORD, Record, Told, records
 from trimtab.search.space import Space, Values, params
@@ -56,8 +57,10 @@ def sampler(spec: Searcher, there: int) -> BaseSampler:
 def opened(search: Search) -> optuna.Study:
     """The study of a search, made where there is none."""
     search.storage.mkdir(parents=True, exist_ok=True)
+    if file := sqlite_file(search.study_url):
+        file.touch()  # SQLite itself would let its owner alone write
     directions = ["maximize" if mode == "max" else "minimize" for mode in search.spec.modes]
-    waiting = {"timeout": BUSY_S} if search.study_url.startswith("sqlite:") else {"connect_timeout": BUSY_S}
+    waiting = {"timeout": BUSY_S} if file else {"connect_timeout": BUSY_S}
     engine = {"connect_args": waiting, "pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(search.study_url, engine_kwargs=engine)
     with quiet():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from trimtab.run.artifact import PlanRunner
 from trimtab.run.gauges import Gauges
 from trimtab.run.leaks import leaks
 from trimtab.run.log import EventLog, owner
+from trimtab.run.naming import alone
 from trimtab.search.job import Search, made
 from trimtab.search.measured import measured, objectives
 from trimtab.search.record import Measured, Told
@@ -103,8 +104,10 @@ class Trial:
             log({"event": "run_end", "status": ended, "metrics": means, "report": None, "error": error})
         return self.result(error) | {"status": status, "objectives": json.dumps(found), "done": True}
 
-    def _log(self) -> closing[EventLog]:
-        return closing(EventLog(self._storage / "runs" / self.run_id, [Gauges()]))
+    @contextmanager
+    def _log(self) -> Iterator[EventLog]:
+        with alone(self._storage / "runs" / self.run_id) as folder, closing(EventLog(folder, [Gauges()])) as log:
+            yield log
 
     @property
     def _storage(self) -> Path:

@@ -7,20 +7,19 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from trimtab.compute import Compute
 from trimtab.environment import settle
 from trimtab.errors import ResourceError
 from trimtab.run.joining import address_of, initialised, ray_at
 from trimtab.run.log import EventLog, Listener, owner, settle_runs
-from trimtab.run.nodes import suited
-from trimtab.run.on_ray import fitting
+from trimtab.run.naming import alone
+from trimtab.run.nodes import living, suited
+from trimtab.run.on_ray import counted
 from trimtab.search.job import Search
 from trimtab.search.record import Record
 from trimtab.search.study import Trials, opened
@@ -56,13 +55,13 @@ def tuned(search: Search, listeners: Sequence[Listener] = ()) -> Tuned:
     """Run the trials that a search still lacks; what a killed one left is taken up first.
 
     Listeners hear run_start, search_plan, trial_start, trial_result, trial_end and run_end, as the search's run does.
-    Raises ResourceError where not one trial fits or another process is at it; KeyboardInterrupt when it is interrupted,
-    the study whole.
+    Raises ResourceError where not one trial fits, JobError where another process is at it; KeyboardInterrupt when it is
+    interrupted, the study whole.
     """
     settle(max(1, int(search.default.compute.cpus_per_worker)))
     search.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(search), closing(EventLog(search.storage / "runs" / search.id, listeners)) as log:
-        settle_runs(search.storage)
+    settle_runs(search.storage)
+    with alone(search.storage / "runs" / search.id) as folder, closing(EventLog(folder, listeners)) as log:
         made_by = _made_by()
         described = {"name": search.name, "kind": "search", "job": search.spec.model_dump(mode="json")}
         log({"event": "run_start", "run_id": search.id, "owner": owner(), "models": {}} | described | made_by)
@@ -98,15 +97,6 @@ def _made_by() -> dict[str, Any]:
     return {"commit": sha, "dirty": str(sha).endswith("+"), "versions": versions()}
 
 
-@contextmanager
-def _alone(search: Search) -> Iterator[None]:
-    try:
-        with FileLock(search.folder / "search.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ResourceError(f"another process is at the search {search.id}; wait for it, or stop it") from error
-
-
 def _run(trials: Trials, plan: Plan, log: Listener) -> int:
     """Run what is left of the trials; how many ended."""
     search, there = trials.search, trials.have
@@ -117,8 +107,9 @@ def _run(trials: Trials, plan: Plan, log: Listener) -> int:
         log({"event": "search_plan", "trials": budget.trials, "concurrent": 0, "have": there})
         return 0
     with _at_ray(compute) as ray:
-        in_reach(compute, sum(node["Alive"] for node in ray.nodes()))
-        room = concurrent(compute, ray.cluster_resources())
+        nodes = living(ray)
+        in_reach(compute, len(nodes))
+        room = concurrent(compute, nodes, log)
         width = min(room, budget.concurrent or room, trials.left)
         log({"event": "search_plan", "trials": budget.trials, "concurrent": width, "have": there})
         with stoppable() as stopped:
@@ -135,10 +126,10 @@ def in_reach(compute: Compute, nodes: int) -> None:
         )
 
 
-def concurrent(compute: Compute, resources: dict[str, float]) -> int:
+def concurrent(compute: Compute, nodes: Sequence[Mapping[str, float]], sink: Listener) -> int:
     """How many trials fit side by side. Raises ResourceError with the numbers where none does."""
-    alone = compute if compute.backend == "ray" else compute.model_copy(update={"workers": 1})
-    return fitting(alone, resources)
+    each = compute if compute.backend == "ray" else compute.model_copy(update={"workers": 1})
+    return counted(each, nodes, sink)
 
 
 def _fit(trials: Trials, plan: Plan, stopped: Callable[[], bool], *, width: int) -> None:

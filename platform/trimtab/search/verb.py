@@ -13,7 +13,9 @@ from typing import Any
 
 from trimtab.run.artifact import PlanRunner
 from trimtab.run.estimate import free_here, preflight, total
+from trimtab.run.joining import address_of
 from trimtab.run.log import EventLog, Listener, owner
+from trimtab.run.naming import alone
 from trimtab.search.board import ranked, table, write_tables
 from trimtab.search.checks import warnings
 from trimtab.search.final import Final, concluded
@@ -58,8 +60,9 @@ def search(
 def tune(found: Search, *, listeners: Sequence[Listener] = ()) -> TuneResult:
     """Run what a search lacks, and evaluate its best afresh beside the default.
 
-    Raises ResourceError before anything is written, StageError where the final evaluation fails, KeyboardInterrupt when
-    it is stopped: finished trials stay finished, and the same goes on from there.
+    Raises ResourceError and ClusterError before anything is written, JobError where another process is at it,
+    StageError where the final evaluation fails, KeyboardInterrupt when it is stopped: finished trials stay finished,
+    and the same goes on from there.
     """
     from trimtab.run.track import SearchReplay, Tracker, default_uri
     from trimtab.search.importance import shares
@@ -93,6 +96,7 @@ def _preflight(found: Search) -> None:
     job = found.job({}, found.spec.final.seeds)
     runner = PlanRunner(job.compute)
     job.pipeline(runner)
+    address_of(job.compute)
     need = total(runner.needed, runner.pending, job.compute, cpus=os.cpu_count() or 1)
     preflight(need, job.compute, free=free_here(job.compute))
 
@@ -103,7 +107,7 @@ def _last_word(found: Search, records: list[Record], listeners: Sequence[Listene
     from trimtab.search.study import quiet
 
     status, metrics = "failed", {}
-    with closing(EventLog(found.storage / "runs" / found.id, listeners)) as log:
+    with alone(found.storage / "runs" / found.id) as folder, closing(EventLog(folder, listeners)) as log:
         described = {"run_id": found.id, "name": found.name, "kind": "search", "owner": owner()}
         log({"event": "run_start", "part": "final", "job": found.spec.model_dump(mode="json"), **described})
         try:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.environment import settle
 from trimtab.errors import JobError, StageError, TrimtabError
-from trimtab.run.joining import LOCAL, SETTINGS
+from trimtab.run.joining import LOCAL, SETTINGS, address_of
 from trimtab.run.localhost import alone
 from trimtab.serving.gate import Keys
 
@@ -94,14 +94,15 @@ def served(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[Served]:
     """What a serve file describes, ready to answer; at the end its applications finish what they are at.
 
     Joins the cluster at RAY_ADDRESS, or starts one here. Raises JobError for what is wrong with the file, and where
-    other machines would reach it without a key; StageError where an ensemble cannot be loaded.
+    other machines would reach it without a key; ClusterError where nobody can join; StageError where an ensemble
+    cannot be loaded.
     """
     _prepare()
     file = _read(path, overrides)
     import ray
     from ray import serve
 
-    address = _address()
+    address = address_of()
     local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
     with alone(address) as placed:
         ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="ERROR", **local, **placed)
@@ -116,10 +117,6 @@ def served(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[Served]:
         ray.shutdown()
 
 
-def _address() -> str:
-    return os.environ.get("RAY_ADDRESS") or "local"
-
-
 def _read(path: str | Path, overrides: Sequence[str]) -> "ServeFile":
     """A serve file, its models on this machine where they are served here, and what their aliases mean now."""
     from trimtab.serving.checks import mistakes
@@ -129,7 +126,7 @@ def _read(path: str | Path, overrides: Sequence[str]) -> "ServeFile":
     file = load_serve(path, overrides)
     for args in file.args.values():
         Keys(args.api_keys_env, os.environ).open_to(file.config.http_options.host)
-    if _address() == "local":
+    if address_of() == "local":
         found = [mistake for args in file.args.values() for mistake in mistakes(args, fetch=True)]
         if found:
             raise JobError([f"{'.'.join(map(str, loc))}: {text}" for loc, text in found])

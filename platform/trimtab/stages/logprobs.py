@@ -67,8 +67,11 @@ def logprobs(
     there = ranks.gather(set(store.get(wanted)) if ranks.first else set())[0]
     _compute({k: r for k, r in wanted.items() if k not in there}, source, store, compute=compute)
     ranks.gather(None)
+    lacking = ranks.gather(wanted.keys() - store.get(wanted).keys() if ranks.first else set())[0]
+    elsewhere = ranks.gather({k: found.tolist() for k, found in store.get(lacking).items()})
     if not ranks.first:
         return {}
+    store.put({k: values for of_rank in elsewhere for k, values in of_rank.items()})
     found = store.get(wanted)
     if lost := len(wanted) - len(found):
         raise StageError(f"{store.folder}: log-probs of {lost} completions were put there and are not to be found")

@@ -123,7 +123,7 @@ class Collected:
         )
 
     def _notes(self) -> list[str]:
-        notes = set_aside(self.spec)
+        notes = set_aside(self.spec) + self.found.befell()
         if "supervisor" in self.measured and self.spec.supervisor.kind != "policy":
             who = "the judges'" if self.spec.supervisor.kind == "debate" else "the weak reward model's"
             notes.append(f"supervisor: its gold reward is the weak policy's, its preference accuracy {who}.")

@@ -84,6 +84,10 @@ class Parts:
             todo += [folder.parent / ref.split("/")[0] for ref in record["inputs"].values()]
         return sorted(seen.values(), key=lambda one: one[0]["started"])
 
+    def befell(self) -> list[str]:
+        """What stages went on in spite of: memory that ran out, workers that died, checkpoints that cannot be used."""
+        return [f"{record['label']}: {text}" for record, _ in self.results() for text in record.get("befell", ())]
+
 
 def _whole(folder: Path) -> Path:
     """The artifact of which a folder is a part."""
@@ -120,7 +124,8 @@ def _collect(spec: Spec, found: Parts, predictions: dict[str, Any], boot: Bootst
         models=[_model(name, found, predictions, boot) for name in predictions],
         stages=times(found),
         notes=["oracle/ curves are measured on truth during training; nothing is chosen by them."] * spec.oracle
-        + set_aside(spec),
+        + set_aside(spec)
+        + found.befell(),
         data=_splits(found),
         label_quality=label_quality(found),
         level=spec.report.level,

@@ -9,6 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from trimtab import progress
 from trimtab.compute import Compute
 from trimtab.errors import ResourceError
+from trimtab.sharing import shared
 from trimtab.training.curves import CURVES, WATCHED
 from trimtab.training.nonfinite import SKIPPED, anywhere
 from trimtab.training.notice import Notice, notice
@@ -126,7 +128,7 @@ class Checkpoints:
         step = manifest_of(found)["step"] if found else -1
         for left in [*self.folder.glob(".step-*"), *listed(self.folder)]:
             if left.name.startswith(".") or step_of(left) > step:
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=left.name.startswith("."))  # who writes it may still be at it
         if found:
             say(f"going on from step {step}: {found}")
             for name in CARRIED:
@@ -141,7 +143,7 @@ class Checkpoints:
             why = flaw(folder, self.belongs)
             if why is None:
                 return folder
-            say(f"checkpoint {folder} is left aside: {why}")
+            say(f"checkpoint {folder} is left aside: {why}", "checkpoint_left")
         return None
 
     def due(self, step: int) -> bool:
@@ -190,20 +192,23 @@ class Checkpoints:
                 shutil.copy(self.out / name, aside / name)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(manifest | {"files": files}, indent=1))
+        shared(*aside.iterdir())
 
     def _publish(self, aside: Path, step: int) -> None:
         place = self.folder / f"step-{step:08d}"
-        shutil.rmtree(place, ignore_errors=True)
+        _remove(place)
         aside.rename(place)
         for folder in set(listed(self.folder)) - self._kept():
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
     def _kept(self) -> set[Path]:
         """The newest, and the best of those that know how well they agree with rows held out."""
-        there = listed(self.folder)
-        scores = {folder: manifest_of(folder).get("eval_agreement") for folder in there}
-        ranked = sorted((p for p in there if scores[p] is not None), key=lambda p: (scores[p], step_of(p)))
-        return {*there[-self.compute.keep_latest :], *ranked[len(ranked) - self.compute.keep_best :]}
+        scores: dict[Path, float | None] = {}
+        for folder in listed(self.folder):
+            with suppress(FileNotFoundError, ValueError):  # of what was never whole there is nothing to keep
+                scores[folder] = manifest_of(folder).get("eval_agreement")
+        ranked = sorted((p for p in scores if scores[p] is not None), key=lambda p: (scores[p], step_of(p)))
+        return {*list(scores)[-self.compute.keep_latest :], *ranked[max(0, len(ranked) - self.compute.keep_best) :]}
 
     def end(self) -> None:
         """Training is over: what lies in the output is no longer needed; a folder that outlives it goes with others."""
@@ -217,10 +222,10 @@ def agreement(history: list[dict[str, float]]) -> float | None:
     return found[-1] if found and math.isfinite(found[-1]) else None
 
 
-def say(text: str) -> None:
+def say(text: str, event: str = "note") -> None:
     """To the stage's log and to whoever listens."""
     print(text, flush=True)
-    progress.emit("note", text=text)
+    progress.emit(event, text=text)
 
 
 def _save(shard: dict[str, Tensor], aside: Path) -> None:
@@ -228,6 +233,14 @@ def _save(shard: dict[str, Tensor], aside: Path) -> None:
     if shard:
         save_file(shard, aside / f"tensors-{len(list(aside.glob('tensors-*'))):05d}.safetensors")
         shard.clear()
+
+
+def _remove(folder: Path) -> None:
+    """Its name goes first: one that is half gone must not look like a checkpoint."""
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    with suppress(OSError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from trimtab.run_log import log_of
+from trimtab.errors import OutOfMemory, TrimtabError
+from trimtab.run_log import LOG, log_of
 
 Cause = Literal["out of memory", "segfault", "killed", "lost node", "hang", "exception"]
 KEPT = 12
@@ -21,6 +22,7 @@ REFUSED = re.compile(
     re.IGNORECASE,
 )
 MEMORY_ERRORS = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
+UNANSWERED = "WorkerHealthCheckTimeoutError"
 MONITOR = re.compile(r"NODE_OUT_OF_MEMORY|running low on memory", re.IGNORECASE)
 NODE = re.compile(r"node has died|node it was running on|node was (terminated|preempted)|NodeDiedError", re.IGNORECASE)
 CRASHES = (re.compile(r"Fatal Python error: (?!Aborted)[^\n]+"), re.compile(r"\*\*\* SIG(?:SEGV|BUS|ILL|FPE)[^\n]*"))
@@ -34,7 +36,6 @@ WAYS = {
     "lost node": "raise compute.max_failures, or compute.max_preemptions where nodes are taken away on purpose",
     "hang": "its log ends with the stack of every thread: find the rank that waits for no other; raise "
     "compute.hang_minutes if it was only slow",
-    "exception": "its log says where",
 }
 
 
@@ -42,7 +43,7 @@ WAYS = {
 class Beat:
     """A sign of life: the bytes its process holds, those left and those there are on its node, the step it is at.
 
-    `heard` counts what it has said so far; `since` is where in its log this attempt begins.
+    `heard` counts what it has said so far.
     """
 
     time: float
@@ -51,9 +52,22 @@ class Beat:
     total: int
     step: int | None
     heard: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is: its process, and its node by Ray's id."""
+
     pid: int
     node: str
-    since: int = 0
+
+
+class Log(Protocol):
+    """What a rank prints where the driver sees no files."""
+
+    async def read(self) -> str | None:
+        """What it printed of its stage; None where that cannot be had."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,27 +113,59 @@ def out_of_memory(kind: str, text: str) -> bool:
     return kind in MEMORY_ERRORS or bool(REFUSED.search(text))
 
 
-def examined(rank: int, gone: Gone, beats: Sequence[Beat], *, out: Path, idle: float | None = None) -> Death:
-    """Judge a worker's end; `idle`: seconds that its stage had not got on when the watchdog ended it."""
-    cause, shown_by = _cause(gone, beats, _log(out, rank, beats), idle)
+@dataclass(frozen=True)
+class End:
+    """How a stage ended on one rank: its metrics, or what error of which kind.
+
+    `echo`: the error may only be what a rank sees of another's death, so it decides nothing while others still run.
+    `rank`: where the error was met; the others may not have come as far. `cause`: an error, or what ended the worker.
+    `logs`: what ranks printed whose files the driver does not see.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    kind: str = ""
+    echo: bool = False
+    rank: int = 0
+    cause: Cause = "exception"
+    logs: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, error: Exception, rank: int = 0) -> End:
+        kind = type(error).__name__
+        if out_of_memory(kind, str(error)):
+            text = f"{kind}: {error}" if str(error) else kind
+            return cls(error=text, kind=OutOfMemory.__name__, rank=rank, cause="out of memory")
+        echo = isinstance(error, RuntimeError | OSError) and not isinstance(error, TrimtabError)
+        return cls(error=str(error), kind=kind, echo=echo, rank=rank)
+
+    @classmethod
+    def died(cls, death: Death, logs: dict[int, str]) -> End:
+        kind = OutOfMemory.__name__ if death.cause == "out of memory" else "StageError"
+        return cls(error=str(death), kind=kind, rank=death.rank, cause=death.cause, logs=logs)
+
+    @property
+    def told(self) -> str:
+        """What went wrong, with the kind of an error that says too little without."""
+        return f"{self.kind}: {self.error}" if self.cause == "exception" else str(self.error)
+
+
+def examined(rank: int, gone: Gone, beats: Sequence[Beat], *, printed: str | None, hung: str | None = None) -> Death:
+    """Judge a worker's end by what it `printed`, too, if that is known; `hung` shows why the watchdog ended it."""
+    cause, shown_by = ("hang", hung) if hung else _cause(gone, beats, printed)
     last = beats[-1] if beats else None
     rss = [(round(beat.time - last.time, 1), round(beat.rss / 2**30, 3)) for beat in beats] if last else []
     free = round(last.free / 2**30, 3) if last else None
     return Death(rank, cause, shown_by, last.step if last else None, rss, free)
 
 
-def _cause(gone: Gone, beats: Sequence[Beat], log: str, idle: float | None) -> tuple[Cause, str]:
-    if idle is not None:
-        return "hang", f"no rank of its stage got on for {idle:.0f} s"
-    if gone.kind == "WorkerHealthCheckTimeoutError":
+def _cause(gone: Gone, beats: Sequence[Beat], printed: str | None) -> tuple[Cause, str]:
+    log = printed or ""
+    if gone.kind == UNANSWERED:
         return "hang", "it did not answer Ray's health check"
-    if out_of_memory(gone.kind, "" if gone.dead else gone.text):
-        return "out of memory", _line(gone.text)
-    if not gone.dead:
-        return "exception", f"{gone.kind}: {_line(gone.text)}"
     if gone.preempted or NODE.search(gone.text):
         return "lost node", "its node was taken away" if gone.preempted else "its node has died"
-    if MONITOR.search(gone.text):
+    if gone.kind == "OutOfMemoryError" or MONITOR.search(gone.text):
         return "out of memory", "Ray's memory monitor ended it, for its node ran low"
     if (crash := next(filter(None, (pattern.search(log) for pattern in CRASHES)), None)) is not None:
         return "segfault", crash[0]
@@ -129,7 +175,7 @@ def _cause(gone: Gone, beats: Sequence[Beat], log: str, idle: float | None) -> t
         return "segfault", abort[0]
     if beats and _scarce(beats):
         return "out of memory", "its process was killed when next to nothing was left"
-    return "killed", "its process ended without a word"
+    return "killed", f"its process ended {'and its log is out of reach' if printed is None else 'without a word'}"
 
 
 def _scarce(beats: Sequence[Beat]) -> bool:
@@ -139,17 +185,20 @@ def _scarce(beats: Sequence[Beat]) -> bool:
     return last.free < SCARCE * last.total or (growth > 2**28 and last.free < growth)
 
 
-def _log(out: Path, rank: int, beats: Sequence[Beat]) -> str:
-    """What a rank has printed in this attempt."""
-    path = out / log_of(rank)
-    if not path.exists():
+def lengths(out: Path) -> dict[str, int]:
+    """How long the logs in a folder are, by name."""
+    return {path.name: path.stat().st_size for path in out.glob(f"*{LOG}")}
+
+
+def printed(out: Path, rank: int, before: Mapping[str, int]) -> str:
+    """What a rank has printed since its logs were so long."""
+    return since(out / log_of(rank), before.get(log_of(rank), 0))
+
+
+def since(log: Path, before: int) -> str:
+    """What a log says after so many bytes, the last MiB of it."""
+    if not log.exists():
         return ""
-    with path.open("rb") as file:
-        file.seek(beats[-1].since if beats else 0)
+    with log.open("rb") as file:
+        file.seek(max(before, log.stat().st_size - 2**20))
         return file.read().decode(errors="replace")
-
-
-def _line(text: str) -> str:
-    """The last line that says something."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no message"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,20 +13,21 @@ import psutil
 from trimtab.progress import Sink
 from trimtab.training.postmortem import Beat
 
+SOON_S = 0.05
+"""After this long the first one: of a stage that is over by then, nobody asks."""
 EVERY_S = 1.0
 STDERR = 2
 
 
 class Vitals:
-    """Sends a Beat at once and then every second from a thread, for as long as the block lasts.
+    """Sends a Beat soon and then every second from a thread, for as long as the block lasts.
 
     Within it a crash, and `hang_s` seconds in which this rank says nothing, leave the stacks of all threads on stderr:
     written from C, so that no lock of Python's can hold them up.
     """
 
-    def __init__(self, log: Path, node: str, send: Callable[[Beat], Any], *, hang_s: float | None) -> None:
-        self.send, self.node, self.hang_s = send, node, hang_s
-        self.since = log.stat().st_size if log.exists() else 0
+    def __init__(self, send: Callable[[Beat], Any], *, hang_s: float | None) -> None:
+        self.send, self.hang_s = send, hang_s
         self.step: int | None = None
         self.heard = 0
         self._armed = -1
@@ -38,7 +37,6 @@ class Vitals:
 
     def __enter__(self) -> Vitals:
         faulthandler.enable(file=STDERR, all_threads=True)
-        self._beat()
         self._thread.start()
         return self
 
@@ -58,8 +56,10 @@ class Vitals:
         return hear
 
     def _work(self) -> None:
-        while not self._over.wait(EVERY_S):
+        pause = SOON_S
+        while not self._over.wait(pause):
             self._beat()
+            pause = EVERY_S
 
     def _beat(self) -> None:
         heard = self.heard
@@ -68,7 +68,7 @@ class Vitals:
             self._armed = heard
         free, total = memory()
         held, now = self._process.memory_info().rss, time.time()
-        self.send(Beat(now, held, free, total, self.step, heard, os.getpid(), self.node, self.since))
+        self.send(Beat(now, held, free, total, self.step, heard))
 
 
 def memory() -> tuple[int, int]:

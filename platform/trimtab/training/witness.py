@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import UserCallback
 
 from trimtab.training.postmortem import Gone
@@ -25,5 +25,5 @@ class Witness(UserCallback):
 def _gone(error: Exception) -> Gone:
     """Ray Train wraps what it met when it asked a worker for its health."""
     met = getattr(error, "health_check_failure", error)
-    dead = isinstance(met, RayActorError)
-    return Gone(type(met).__name__, str(met), dead=dead, preempted=dead and met.preempted)
+    dead = isinstance(met, RayActorError | OutOfMemoryError)
+    return Gone(type(met).__name__, str(met), dead=dead, preempted=getattr(met, "preempted", False))

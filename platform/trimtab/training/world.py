@@ -30,6 +30,16 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def told(self, value: Any) -> Any:
+        """The first rank's value, on every rank."""
+        if self.size == 1:
+            return value
+        import torch.distributed as dist
+
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
 
 def world() -> World:
     """The ranks of this stage."""
@@ -45,9 +55,16 @@ def join() -> None:
 
     name_accelerator()
     if not dist.is_initialized():
+        stay()
         os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def stay() -> None:
+    """Tell gloo and NCCL, before they open anything, to listen on this machine alone and not at its outer address."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", "=lo")
 
 
 def name_accelerator() -> None:

@@ -18,6 +18,7 @@ from trimtab.models.network import HEADS
 from trimtab.training.callbacks import Keep
 from trimtab.training.checkpoint import Checkpoints, Stored, agreement
 from trimtab.training.checkpoint_state import EngineState, set_schedule
+from trimtab.training.lending import lent
 from trimtab.training.nonfinite import LOWER, At, Counts, Does, Guarded, Policy
 from trimtab.training.rows import WholeBatches
 from trimtab.training.tally import Tally
@@ -122,9 +123,9 @@ class House(Trainer):
     def _go_back(self) -> None:
         """Weights and moments of the last checkpoint; the rows go on, more slowly."""
         checkpoints = self.settings.checkpoints
-        folder = world().gather(checkpoints.newest() if checkpoints and world().first else None)[0]
+        folder = world().told(checkpoints.newest() if checkpoints and world().first else None)
         self.policy.went_back(self._at(1), folder)
-        stored = Stored(folder)
+        stored = lent(folder)
         EngineState(self.model_wrapped).set(stored, stored.manifest["updates"])
         set_schedule(self.lr_scheduler, self.lr_scheduler.last_epoch, factor=LOWER)
 
