@@ -154,7 +154,10 @@ def tune(found: Search, *, listeners: Sequence[Listener] = ()) -> TuneResult:
 
 
 def serve(path: str | Path, overrides: Sequence[str] = ()) -> AbstractContextManager[Served]:
-    """A serve file's models behind an API, for as long as the context lasts. Raises JobError, StageError."""
+    """A serve file's models behind an API, for as long as the context lasts.
+
+    Raises JobError, ClusterError, StageError.
+    """
     from trimtab.serving.start import served
 
     return served(path, overrides)

@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.scripted_dashboard import TOKEN, Dashboard, serving
 from tests.cluster.test_submission import written
 
-from trimtab.cluster.connection import Cluster
+from trimtab.cluster.connection import Cluster, Lost
 from trimtab.cluster.submission import Submission, prepared, read
 from trimtab.cluster.verb import submit
 from trimtab.errors import ClusterError
@@ -84,6 +84,17 @@ def test_no_address_and_no_answer_are_told(monkeypatch: pytest.MonkeyPatch) -> N
         Cluster(None)
     with pytest.raises(ClusterError, match="no cluster's dashboard answers at http://127.0.0.1:1 "):
         Cluster("127.0.0.1:1")
+
+
+def test_a_head_that_is_still_coming_up_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trimtab.cluster.connection.PAUSE_S", 0.01)
+    with serving(Dashboard("x", starting=3)) as dashboard:
+        assert Cluster(dashboard.url).nodes() == [{"CPU": 2.0, "memory": 4.0 * 2**30}]
+        assert dashboard.starting == -1
+        cluster, dashboard.starting = Cluster(dashboard.url), 10**6
+        monkeypatch.setattr("trimtab.cluster.connection.ANSWERS_WITHIN_S", 2.0)
+        with pytest.raises(Lost, match="counts no node that is alive"):
+            cluster.nodes()
 
 
 def test_a_token_in_the_environment_or_the_home_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 ANSWERS_WITHIN_S = 30.0
+PAUSE_S = 0.5
 NODES = 10_000
 """As many as Ray's dashboard tells of at most; by itself of a hundred, the dead among them."""
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -79,12 +81,21 @@ class Cluster:
             raise Lost(str(error)) from error
 
     def nodes(self) -> list[Mapping[str, Any]]:
-        """What each living node offers, as Ray counts it: CPU, GPU, memory."""
+        """What each living node offers, as Ray counts it: CPU, GPU, memory. Raises Lost where not even a head is there.
+
+        A dashboard answers some moments before its own node is counted.
+        """
         from ray.util.state import list_nodes
 
-        with self._told():
-            said = {"filters": [("state", "=", "ALIVE")], "limit": NODES, "timeout": ANSWERS_WITHIN_S}
-            return [node.resources_total for node in list_nodes(self.address, raise_on_missing_output=False, **said)]
+        said = {"filters": [("state", "=", "ALIVE")], "limit": NODES, "timeout": ANSWERS_WITHIN_S}
+        until = time.monotonic() + ANSWERS_WITHIN_S
+        while time.monotonic() < until:
+            with self._told():
+                found = list_nodes(self.address, raise_on_missing_output=False, **said)
+            if found:
+                return [node.resources_total for node in found]
+            time.sleep(PAUSE_S)
+        raise Lost(f"the cluster at {self.address} counts no node that is alive; see whether its head has come up")
 
     def asked(self, path: str) -> dict[str, Any]:
         """What the dashboard says under a path."""

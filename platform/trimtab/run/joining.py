@@ -66,8 +66,8 @@ def settle_token() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def ray_at(address: str) -> Any:
-    """Ray, initialised. What it reads from the environment must stand before it is imported. Raises ClusterError.
+def settle_ray(address: str) -> None:
+    """What Ray reads from the environment, which must stand before it is imported.
 
     A cluster of our own gets a token of its own, unless the caller has imported Ray and so settled how it is guarded.
     """
@@ -78,14 +78,20 @@ def ray_at(address: str) -> Any:
         settings |= JOINED
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def ray_at(address: str, **further: Any) -> Any:
+    """Ray, initialised, with what else to tell ray.init. Raises ClusterError."""
+    settle_ray(address)
     import ray
 
     if ray.is_initialized():
         return ray
-    local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
+    if address == "local":
+        further |= {"include_dashboard": False, "object_store_memory": 256 * 2**20}
     with _apart(), alone(address) as placed:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local, **placed)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **further, **placed)
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             raise ClusterError(
                 f"no Ray cluster lets us in at {address} ({error}); see that compute.address or RAY_ADDRESS names its "

@@ -4,9 +4,7 @@ import json
 import logging
 import os
 import re
-import secrets
 import signal
-import sys
 import threading
 import time
 import urllib.error
@@ -19,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.environment import settle
 from trimtab.errors import JobError, StageError, TrimtabError
-from trimtab.run.joining import LOCAL, SETTINGS, address_of
-from trimtab.run.localhost import alone
+from trimtab.run.joining import address_of, ray_at, settle_ray
 from trimtab.serving.gate import Keys
 
 if TYPE_CHECKING:
@@ -97,15 +94,15 @@ def served(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[Served]:
     other machines would reach it without a key; ClusterError where nobody can join; StageError where an ensemble
     cannot be loaded.
     """
-    _prepare()
+    settle()
+    for name, value in FAST.items():
+        os.environ.setdefault(name, value)
+    address = address_of()
+    settle_ray(address)
     file = _read(path, overrides)
-    import ray
+    ray = ray_at(address, namespace="serve")
     from ray import serve
 
-    address = address_of()
-    local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
-    with alone(address) as placed:
-        ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="ERROR", **local, **placed)
     found = Served(path, overrides, file)
     try:
         _deploy(file)
@@ -134,15 +131,6 @@ def _read(path: str | Path, overrides: Sequence[str]) -> "ServeFile":
         if own := file.args.get(application.name):
             application.args["revision"] = revision(own)
     return file
-
-
-def _prepare() -> None:
-    """What Ray reads from the environment must stand before it is imported; a cluster of our own gets a token."""
-    settle()
-    own = not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules
-    guarded = LOCAL | {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if own else {}
-    for name, value in (SETTINGS | FAST | guarded).items():
-        os.environ.setdefault(name, value)
 
 
 def _deploy(file: "ServeFile") -> None:
