@@ -21,11 +21,12 @@ from trimtab.data.tables import read_jsonl, write_jsonl
 from trimtab.environment import settle
 from trimtab.parts import TrainSpec
 from trimtab.run.artifact import Artifact
-from trimtab.run.joining import LOCAL, SETTINGS
+from trimtab.run.joining import LOCAL, SETTINGS, STARTS_WITHIN_S
 
 # Torch and Ray read these when they are imported, which any test module may do before a run starts.
 settle()
-for name, value in {"HF_HUB_OFFLINE": "1", "RAY_AUTH_TOKEN": secrets.token_hex(32), **SETTINGS, **LOCAL}.items():
+OURS = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_raylet_start_wait_time_s": f"{STARTS_WITHIN_S:.0f}"}
+for name, value in {"HF_HUB_OFFLINE": "1", **OURS, **SETTINGS, **LOCAL}.items():
     os.environ.setdefault(name, value)
 
 GOOD = ("bright", "calm", "clear", "fine", "kind", "warm")

@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 import requests
 
-STARTS_WITHIN_S = 120
+from trimtab.run.joining import STARTS, STARTS_WITHIN_S
+
 BIN = Path(sys.executable).parent
 
 
@@ -55,30 +56,36 @@ def head(environment: Mapping[str, str] = {}, *, cpus: int = 2) -> Iterator[Head
     command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--object-store-memory={128 * 2**20}"]
     guarded = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_TMPDIR": str(folder)}
-    log = (folder / "head.log").open("wb")
-    process = subprocess.Popen(
-        command, env=clean_environment() | dict(environment) | guarded, stdout=log, stderr=log, cwd=folder
-    )
+    guarded |= {"RAY_raylet_start_wait_time_s": f"{STARTS_WITHIN_S:.0f}"}
+    given = clean_environment() | dict(environment) | guarded
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.callback(_end, process)
-        started = Head(f"http://127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[0]}", token, folder, process)
-        _wait(started)
-        yield started
-
-
-def _wait(started: Head) -> None:
-    """Until it takes jobs."""
-    until, headers = time.monotonic() + STARTS_WITHIN_S, {"Authorization": f"Bearer {started.token}"}
-    while time.monotonic() < until:
-        assert started.process.poll() is None, (started.folder / "head.log").read_text()
-        try:
-            if requests.get(f"{started.address}/api/jobs/", headers=headers, timeout=5).ok:
+        log = stack.enter_context((folder / "head.log").open("wb"))
+        for _ in range(STARTS):
+            process = subprocess.Popen(command, env=given, stdout=log, stderr=log, cwd=folder)
+            stack.callback(_end, process)
+            started = Head(f"http://127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[0]}", token, folder, process)
+            if _comes_up(started):
+                yield started
                 return
+    raise AssertionError((folder / "head.log").read_text())
+
+
+def _comes_up(started: Head) -> bool:
+    """Whether it takes jobs and has its node; if not it has ended, as Ray does when the machine is too busy."""
+    until, headers = time.monotonic() + STARTS_WITHIN_S, {"Authorization": f"Bearer {started.token}"}
+    while started.process.poll() is None:
+        try:
+            for path in ("api/jobs/", "api/v0/nodes"):
+                answer = requests.get(f"{started.address}/{path}", headers=headers, timeout=30)
+                answer.raise_for_status()
+            if answer.json()["data"]["result"]["result"]:
+                return True
         except requests.RequestException:
             pass
+        assert time.monotonic() < until, (started.folder / "head.log").read_text()
         time.sleep(0.5)
-    raise AssertionError((started.folder / "head.log").read_text())
+    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -105,6 +105,28 @@ ray = ray_at("local")
 print(ray.get(ray.remote(lambda: os.getppid()).remote()) == stopped[0])
 ray.shutdown()
 """
+KILLED = """
+import os
+import psutil
+from ray._private import services
+from trimtab.run.joining import ray_at
+
+popen, started = services.ConsolePopen, []
+
+def start(command, **options):
+    process = popen(command, **options)
+    if command[0].endswith("/raylet"):
+        started.append(process)
+        if len(started) == 1:
+            process.kill()
+    return process
+
+services.ConsolePopen = start
+ray = ray_at("local")
+print(ray.get(ray.remote(lambda: os.getppid()).remote()) == started[1].pid)
+print([process.name() for process in psutil.Process().children()].count("gcs_server"))
+ray.shutdown()
+"""
 
 
 def done(script: str, *arguments: Path, within: Sequence[str] = ()) -> list[str]:
@@ -121,6 +143,11 @@ def done(script: str, *arguments: Path, within: Sequence[str] = ()) -> list[str]
 @pytest.mark.ray
 def test_a_cluster_of_our_own_may_take_longer_to_start_than_ray_gives_it() -> None:
     assert done(STUCK) == ["True"]
+
+
+@pytest.mark.ray
+def test_a_cluster_of_our_own_whose_raylet_ends_while_it_starts_is_started_again() -> None:
+    assert done(KILLED) == ["True", "1"]
 
 
 def test_a_job_that_was_sent_keeps_its_results_out_of_its_own_folder(tmp_path: Path) -> None:

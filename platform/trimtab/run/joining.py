@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,11 +32,17 @@ JOINED = {"RAY_NUM_REDIS_GET_RETRIES": "5"}
 STARTS_WITHIN_S = 150.0
 """How long the processes of a cluster of our own may take to come up; Ray itself gives them 30 s, too few where the
 machine is busy."""
+STARTS = 3
+"""Times that a cluster of our own is started: a raylet whose agents do not come up within 15 s ends itself."""
 TOKEN = (
     "set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_TOKEN_PATH to a file that holds it (on the cluster: "
     "ray get-auth-token)"
 )
 LOCAL = {"RAY_AUTH_MODE": "token", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_prestart_worker_first_driver": "0"}
+
+
+class RayletDied(Exception):
+    """The first process of a node that was to start."""
 
 
 def initialised() -> bool:
@@ -89,6 +96,17 @@ def ray_at(address: str, **further: Any) -> Any:
         return ray
     if address == "local":
         further |= {"include_dashboard": False, "object_store_memory": 256 * 2**20}
+    for _ in range(STARTS):
+        try:
+            _init(ray, address, further)
+        except RayletDied as error:
+            died = error
+        else:
+            return ray
+    raise ClusterError(f"Ray did not start here, {STARTS} times ({died}); see whether the machine is overloaded")
+
+
+def _init(ray: Any, address: str, further: dict[str, Any]) -> None:
     with _apart(), alone(address) as placed:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **further, **placed)
@@ -97,7 +115,6 @@ def ray_at(address: str, **further: Any) -> Any:
                 f"no Ray cluster lets us in at {address} ({error}); see that compute.address or RAY_ADDRESS names its "
                 f"head, as HOST:6379, and {TOKEN}"
             ) from error
-    return ray
 
 
 @contextmanager
@@ -110,24 +127,37 @@ def _apart() -> Iterator[None]:
     from ray._private import services
 
     popen, ask, handler = services.ConsolePopen, services.get_node, signal.getsignal(signal.SIGTERM)
-    services.ConsolePopen, services.get_node = partial(popen, process_group=0), partial(_patient, ask)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*said: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*said, process_group=0, **options))
+        return started[-1]
+
+    services.ConsolePopen, services.get_node = start, partial(_patient, ask, started)
     try:
         yield
     except SystemExit as stopped:
         raise KeyboardInterrupt from stopped
+    except RayletDied:
+        for process in started:
+            process.kill()
+            process.wait()
+        raise
     finally:
         services.ConsolePopen, services.get_node = popen, ask
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
 
-def _patient(ask: Callable[..., Any], *asked: Any) -> Any:
-    """What is known of a node, which may have to come up first. Raises RuntimeError where it does not."""
+def _patient(ask: Callable[..., Any], started: Sequence[subprocess.Popen[bytes]], *asked: Any) -> Any:
+    """What is known of a node, which may have to come up first. Raises RuntimeError where it does not, RayletDied."""
     until = time.monotonic() + STARTS_WITHIN_S
     while True:
         try:
             return ask(*asked)
-        except RuntimeError:
+        except RuntimeError as error:
+            if any(process.poll() is not None for process in started if str(process.args[0]).endswith("/raylet")):
+                raise RayletDied(str(error)) from error
             if time.monotonic() > until:
                 raise
             time.sleep(0.2)
