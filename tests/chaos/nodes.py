@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.conftest import Tiny
 
 ROOT = Path(__file__).parents[2]
-LONG = 150.0
+LONG = 600.0
 
 
 def until(there: Callable[[], Any]) -> Any:

@@ -47,8 +47,9 @@ class Network:
             pytest.skip(f"no network can be made here: {getattr(error, 'stderr', None) or error}")
         ip("addr", "add", f"{self.net}.1/24", "dev", self.name)
         ip("link", "set", self.name, "up")
-        settings = json.dumps(QUICK | {"health_check_timeout_ms": 1000})
+        settings = json.dumps(QUICK | {"health_check_timeout_ms": 4000})
         head = ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"]
+        head += ["--dashboard-agent-listen-port=0"]
         self._start([], f"{self.net}.1", *head, f"--system-config={settings}")
 
     def plug_in(self) -> str:

@@ -15,7 +15,7 @@ from tests.conftest import Tiny
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-QUICK |= {"gcs_rpc_server_reconnect_timeout_s": 3, "metrics_report_interval_ms": 2500}
+QUICK |= {"gcs_rpc_server_reconnect_timeout_s": 20, "metrics_report_interval_ms": 2500}
 SMALL = {"object_store_memory": 80 * 2**20, "num_cpus": 1}
 
 
@@ -29,8 +29,8 @@ class Nodes:
     def start(self) -> None:
         from ray.cluster_utils import Cluster
 
-        head = SMALL | {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        head = SMALL | {"num_cpus": 0, "include_dashboard": False, "dashboard_agent_listen_port": 0}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": QUICK})
         self.address = self.cluster.address
 
     def grow(self) -> None:
@@ -60,16 +60,19 @@ def nodes() -> Iterator[Nodes]:
     nodes.stop()
 
 
-def scraped(port: int, label: str) -> dict[tuple[str, ...], float] | None:
-    """Our own metrics by name and tags, as Prometheus reads them from a node; None while there is none of a label."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        lines = [line for line in answer.read().decode().splitlines() if line.startswith("ray_trimtab_")]
+def scraped(port: int, *wanted: str) -> dict[tuple[str, ...], float] | None:
+    """Our own metrics by name and tags, as Prometheus reads them from a node; None until the wanted one is there."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if line.startswith("ray_trimtab_")]
+    except OSError:
+        return None
     found = {}
     for line in lines:
         name, tags, value = re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line).groups()
         own = dict(re.findall(r'(\w+)="([^"]*)"', tags))
         found[name, *(own[key] for key in ("label", "stage", "status") if key in own)] = float(value)
-    return found if any(label in names for names in found) else None
+    return found if wanted in found else None
 
 
 class Lost:
@@ -84,7 +87,7 @@ class Lost:
         while not self.events or self.events[-1].get("label") != "held":
             self.events.append(next(said))
         own = self.events[-1]["node"]
-        self.scraped = until(lambda: scraped(nodes.metrics_port(own), "held"))
+        self.scraped = until(lambda: scraped(nodes.metrics_port(own), "ray_trimtab_training_loss", "held"))
         nodes.replace_one(but=own)
         place.go_on(3)
         self.events += said

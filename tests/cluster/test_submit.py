@@ -59,7 +59,7 @@ def submit(*arguments: str | Path, folder: Path, environment: dict[str, str]) ->
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
@@ -196,7 +196,7 @@ def test_a_driver_joins_with_a_token_alone_or_is_told(started: Head, given: str 
         env=environment | {"RAY_NUM_REDIS_GET_RETRIES": "2"} | ({"RAY_AUTH_TOKEN": given} if given else {}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert said in done.stdout + done.stderr
@@ -220,7 +220,7 @@ def test_ctrl_c_lets_go_and_says_how_to_go_on(started: Head, folder: Path) -> No
     assert (code, f"{name}: this very job is under way there" in err) == (0, True)
     stop = err.partition("To stop it:")[2].split()
     assert stop[:4] == ["RAY_AUTH_MODE=token", "ray", "job", "stop"]
-    subprocess.run([*stop[1:], "--no-wait"], env=given | {stop[0].split("=")[0]: "token"}, check=True, timeout=60)
+    subprocess.run([*stop[1:], "--no-wait"], env=given | {stop[0].split("=")[0]: "token"}, check=True, timeout=120)
     code, _, err = told(started, folder, "--follow", name)
     assert code == 130
     assert "exit code 130" in err

@@ -24,7 +24,8 @@ def address() -> Iterator[str]:
         pytest.skip("file systems of one's own are not allowed here")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    head = {"num_cpus": 2, "include_dashboard": False, "dashboard_agent_listen_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster.address
     cluster.shutdown()
 
@@ -41,7 +42,7 @@ def drive(address: str, url: str, mirror: Path) -> dict[str, Any]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trimtab.run.nodes import arrived, libraries
 TWO_NODES = """
 import os, sys
 from pathlib import Path
+os.environ["RAY_raylet_start_wait_time_s"] = "150"
 from ray.cluster_utils import Cluster
 from trimtab.compute import Compute
 from trimtab.errors import ResourceError
@@ -27,11 +29,11 @@ from trimtab.run import nodes
 from trimtab.run.joining import ray_at
 
 root = Path(sys.argv[1])
-cluster = Cluster()
+cluster, small = Cluster(), {"object_store_memory": 80 * 2**20, "dashboard_agent_listen_port": 0}
 for name in ("first", "second"):
     (root / name).mkdir()
     os.chdir(root / name)
-    cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20)
+    cluster.add_node(num_cpus=1, include_dashboard=False, **small)
     if name == "first":
         ray = ray_at(cluster.address)
         nodes.suited(ray, Compute(storage=Path("/proc/self/cwd/storage")))
@@ -47,7 +49,7 @@ for storage in ("/proc/self/cwd/storage", "file:///proc/self/cwd/storage", "memo
 (root / "trimtab").mkdir()
 (root / "trimtab" / "__init__.py").write_text("raise ImportError('none here')")
 os.environ["PYTHONPATH"] = str(root)
-cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20)
+cluster.add_node(num_cpus=1, include_dashboard=False, **small)
 cluster.wait_for_nodes()
 try:
     nodes.suited(ray, Compute(storage=root / "storage"))
@@ -133,9 +135,11 @@ def done(script: str, *arguments: Path, within: Sequence[str] = ()) -> list[str]
     """What a script says that starts Ray, or the end of its errors."""
     checkout = Path(__file__).parents[2]
     given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    given |= {"RAY_TMPDIR": "/tmp/rn", "PYTHONPATH": f"{checkout / 'platform'}{os.pathsep}{checkout}"}
+    given |= {"PYTHONPATH": f"{checkout / 'platform'}{os.pathsep}{checkout}"}
     command = [*within, sys.executable, "-c", script, *map(str, arguments)]
-    ended = subprocess.run(command, env=given, check=False, capture_output=True, text=True, timeout=300)
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        given["RAY_TMPDIR"] = folder
+        ended = subprocess.run(command, env=given, check=False, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout.strip().splitlines()
 

@@ -43,14 +43,15 @@ def warned(spec: Any, out: Path, *, compute: Compute, data: Path, partial: Path)
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3:
             progress.emit("note", text=READY)
-            end = time.monotonic() + 60
+            end = time.monotonic() + 300
             while notice() is None and time.monotonic() < end:
                 time.sleep(0.05)
         due(self, args, state, control, **kwargs)
 
     def on_save(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         progress.emit("note", text=SAVED)
-        while all(node["Alive"] for node in ray.nodes()):
+        end = time.monotonic() + 300
+        while all(node["Alive"] for node in ray.nodes()) and time.monotonic() < end:
             time.sleep(0.2)
 
     callbacks.Keep.on_step_end, callbacks.Keep.on_save = on_step_end, on_save
@@ -75,7 +76,7 @@ def watched() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
         patch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
-        patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+        patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
         yield
 
 
@@ -92,7 +93,8 @@ def ran(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory, watched: None) -> 
     ran.made["inline"] = alone(train, tiny.spec(), data=tiny.given(alone.compute.artifacts))
     alone.wait()
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False, "dashboard_agent_listen_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     other = cluster.add_node(num_cpus=1)
 
     def hear(event: dict[str, Any]) -> None:

@@ -30,8 +30,8 @@ from trimtab.training.world import world
 
 STARTS = 5
 """Times in all that the workers of a group may fail to come, each after RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S."""
-READ_WITHIN_S = 30.0
-AFTER_STACKS_S = 1.0
+READ_WITHIN_S = 90.0
+AFTER_STACKS_S = 10.0
 """How much later than the ranks, which then leave their stacks, the driver takes a stage for hung."""
 
 
