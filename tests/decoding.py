@@ -96,8 +96,8 @@ def random_lm(seed: int, vocabulary: int = 6) -> ScriptedLM:
     return ScriptedLM(rule, end_ids=frozenset({END}))
 
 
-def decoder(models: int = 2, slots: int = 3, **options) -> Decoder:
-    steppers = [ScriptedStepper(random_lm(m), slots) for m in range(models)]
+def decoder(models: int = 2, slots: int = 3, context: int = 64, **options) -> Decoder:
+    steppers = [ScriptedStepper(random_lm(m), slots, context) for m in range(models)]
     return Decoder(steppers, ends=[frozenset({END})] * models, vocabulary=6, **options)
 
 

@@ -95,8 +95,8 @@ def trainings(storage: Path) -> int:
 
 
 def wait_for_training(storage: Path, process: subprocess.Popen[str], earlier: int) -> None:
-    until = time.monotonic() + 120
-    while trainings(storage) == earlier:
+    until = time.monotonic() + 400
+    while trainings(storage) == earlier or not list((storage / "artifacts").glob(".train-*")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.1)

@@ -77,7 +77,7 @@ class Attempts:
             capture_output=True,
             text=True,
             env=environment,
-            timeout=600,
+            timeout=1800,
             check=True,
         )
         self.codes = [json.loads(line) for line in done.stdout.splitlines()]

@@ -20,6 +20,19 @@ from trimtab.run.log import read_log
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 RUN_ID = "job_1-of.2"
 """What the runs are told to be called."""
+KILLED = """
+import os, sys
+from trimtab import verbs
+trained = set()
+def hear(event):
+    if event["event"] == "stage_end" and event["stage_id"].startswith("train-"):
+        trained.add(event["stage_id"])
+    if len(trained) == 2 and event["event"] == "metrics" and event["stage_id"] not in trained:
+        os.kill(os.getpid(), 9)
+job, *given = sys.argv[1:]
+verbs.run(job, given, listeners=[hear])
+"""
+"""Runs a job, and is killed in its third training."""
 
 
 def job_file(folder: Path, tiny: Tiny) -> Path:
@@ -86,15 +99,11 @@ def test_a_killed_driver_repeats_nothing_and_finds_the_same(
     tmp_path: Path, tiny: Tiny, undisturbed: tuple[dict[str, float], dict[str, str]], mlflow_uri: str
 ) -> None:
     job, killed = job_file(tmp_path, tiny), tmp_path / "killed"
-    run = start(job, killed, mlflow_uri)
-    trained = 0
-    for line in run.stdout or ():
-        event = json.loads(line)
-        trained += event["event"] == "stage_end" and event["stage_id"].startswith("train-")
-        if trained == 2 and event["event"] == "stage_start":
-            break
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
+    given = [f"compute.storage={killed}", "compute.backend=inline"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_uri, "TRIMTAB_RUN_ID": RUN_ID}
+    run = subprocess.run([sys.executable, "-c", KILLED, job, *given], env=environment, check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert list((killed / "artifacts").glob(".train-*"))
     before = finished(killed)
     assert sum(name.startswith("train-") for name in before) >= 2
 
@@ -144,6 +153,7 @@ def test_a_checkpoint_that_was_cut_short_is_told_of_in_the_report(
             raise KeyboardInterrupt
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setattr("trimtab.tracked.CLOSES_WITHIN_S", 300.0)
     job = job_file(tmp_path, tiny)
     given = [f"compute.storage={tmp_path}", "compute.backend=inline", "compute.checkpoint_steps=1"]
     with pytest.raises(KeyboardInterrupt):

@@ -68,6 +68,7 @@ def test_what_a_run_leaves_is_its_group_s_too(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("trimtab.tracked.CLOSES_WITHIN_S", 300.0)
     storage = tmp_path / "storage"
     verbs.run(job_file(tmp_path, tiny), [f"compute.storage={storage}", "compute.backend=inline"])
     assert connect(f"sqlite:///{storage}/mlflow.db").search_experiments()

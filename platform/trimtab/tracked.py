@@ -15,6 +15,9 @@ from trimtab.run.log import EventLog, Listener, owner, troubles
 from trimtab.run.naming import described, told_of
 from trimtab.run.registering import telling, wanted
 
+CLOSES_WITHIN_S = 30.0
+"""So long MLflow may take, once a run is done, to hear the rest."""
+
 
 def tracked(job: Job, last: Artifact, folder: Path, listeners: Sequence[Listener]) -> dict[str, list[str]]:
     """Run what is missing of a job, into the run of this folder; its warnings, and the versions it registered.
@@ -35,7 +38,7 @@ def tracked(job: Job, last: Artifact, folder: Path, listeners: Sequence[Listener
     finally:
         page = str(last.folder / "report.html") if status == "done" else None
         log({"event": "run_end", "status": status, "metrics": metrics, "report": page})
-        warning = tracker.close(timeout=30 if status == "done" else 5)
+        warning = tracker.close(timeout=CLOSES_WITHIN_S if status == "done" else 5)
         log.close()
     warnings = [*troubles(folder), *filter(None, [warning])]
     return {"warnings": warnings, "registered": list(dict.fromkeys(tracker.replay.registered))}

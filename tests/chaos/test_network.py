@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 from tests.chaos.nodes import LONG, Place, same
 from tests.chaos.test_nodes import QUICK
 from tests.conftest import Tiny
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -32,9 +32,7 @@ class Network:
         self.name, self.net = f"tt{os.getpid()}", f"10.213.{os.getpid() % 250}"
         self.processes: list[subprocess.Popen[str]] = []
         self.spaces: list[str] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     @property
     def address(self) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from tests.conftest import Tiny
-from tests.run.test_track import everything, free_port, server
+from tests.ports import free_port
+from tests.run.test_track import everything, server
 from tests.test_resume import job_file
 
 from trimtab import verbs
@@ -28,6 +29,7 @@ def test_a_server_that_comes_and_goes_misses_nothing_once_it_is_told(
     shutil.copy(empty_store, storage / "mlflow.db")
     uri = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     up, trained = ExitStack(), []
 
     def meddle(event: dict[str, Any]) -> None:
@@ -37,7 +39,7 @@ def test_a_server_that_comes_and_goes_misses_nothing_once_it_is_told(
         trained.append(event)
         if len(trained) == 1:
             up.enter_context(server(storage, port))
-            until = time.monotonic() + 90
+            until = time.monotonic() + 300
             while not list((storage / "runs").glob(f"*/{STATE}")):
                 assert time.monotonic() < until
                 time.sleep(0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import requests
+from tests.ports import free_ports
 
 from trimtab.run.joining import STARTS, STARTS_WITHIN_S
 
@@ -97,11 +97,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait(30)
     psutil.wait_procs(ours, timeout=10)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

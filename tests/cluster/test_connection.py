@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.cluster.scripted_dashboard import TOKEN, Dashboard, serving
@@ -92,7 +94,8 @@ def test_a_head_that_is_still_coming_up_is_waited_for(monkeypatch: pytest.Monkey
         assert Cluster(dashboard.url).nodes() == [{"CPU": 2.0, "memory": 4.0 * 2**30}]
         assert dashboard.starting == -1
         cluster, dashboard.starting = Cluster(dashboard.url), 10**6
-        monkeypatch.setattr("trimtab.cluster.connection.ANSWERS_WITHIN_S", 2.0)
+        clock = SimpleNamespace(monotonic=count(0, 10).__next__, sleep=lambda seconds: None)
+        monkeypatch.setattr("trimtab.cluster.connection.time", clock)
         with pytest.raises(Lost, match="counts no node that is alive"):
             cluster.nodes()
 

@@ -37,16 +37,15 @@ def serving(answer: Any) -> Iterator[httpx2.Client]:
     async def completions(request: Request) -> JSONResponse:
         return JSONResponse(*answer(await request.json()))
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    while not server.started:
+    while not server.started and thread.is_alive():
         time.sleep(0.01)
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/v1/") as client:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/"
+        with httpx2.Client(base_url=url, timeout=60) as client:
             yield client
     finally:
         server.should_exit = True

@@ -139,6 +139,7 @@ def test_trained_helpers_are_registered_without_guides_too(
     done: Done, job: dict[str, Any], tiny: Any, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("trimtab.tracked.CLOSES_WITHIN_S", 300.0)
     storage, file = tiny.root / "guided", tiny.root / "guides.yaml"
     shutil.copy(empty_store, storage / "mlflow.db")
     where = {"kind": "guided", "compute": {"backend": "inline", "storage": str(storage)}}

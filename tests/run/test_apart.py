@@ -79,7 +79,7 @@ def grouped(mirrors: Sequence[Path], plan: tuple[Any, ...], node: Node, out: Pat
         forking.start(on_a_rank, plan, out.name, mirror, rank, len(mirrors)) for rank, mirror in enumerate(mirrors)
     ]
     for rank in ranks:
-        rank.join(120)
+        rank.join(400)
     assert [rank.exitcode for rank in ranks] == [0] * len(ranks)
     return json.loads((mirrors[0].parent / f"{out.name}.said").read_text())
 

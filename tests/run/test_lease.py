@@ -26,7 +26,7 @@ from trimtab.run.local import LocalRunner, execute
 from trimtab.run.on_ray import RayRunner
 
 ROOT = Path(__file__).parents[2]
-LONG = 30.0
+LONG = 120.0
 
 
 def started(storage: Path) -> subprocess.Popen[str]:

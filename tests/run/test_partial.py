@@ -25,7 +25,7 @@ from trimtab.run.store import store_of
 from trimtab.stages.train import train
 from trimtab.training.world import World
 
-LONG = 30.0
+LONG = 120.0
 
 
 def until(there: Any) -> None:
@@ -211,7 +211,7 @@ def test_a_training_whose_node_is_lost_goes_on_in_an_empty_mirror(store: Path, t
     spec, left = tiny.spec(), {}
     for name, url, kill in (("whole", tmp_path / "alone", False), ("lost", store, True), ("after", store, False)):
         process = forking.start(_trains, spec, given / "weak", url.as_uri(), tmp_path / name, kill)
-        process.join(120)
+        process.join(400)
         assert process.exitcode == (9 if kill else 0)
         if not kill:
             left[name] = json.loads((tmp_path / name / "said.json").read_text())

@@ -215,7 +215,7 @@ def test_whoever_is_killed_while_pushing_leaves_nothing_that_is_seen(local: tupl
     writes = len(FILES) + 3  # who made them, their names, the mark
     for number in range(writes):
         process = forking.start(_dies, url, tmp_path / f"dead{number}", number)
-        process.join(60)
+        process.join(400)
         assert process.exitcode == 9
         assert len(list(store.glob("artifacts/*/*/*"))) >= min(number, 1)
         assert len(chain(url, tmp_path / f"look{number}", length=1).pending) == 1

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ports import free_port
 
 from trimtab.errors import DataError
 from trimtab.run.registry import Registry
@@ -335,12 +335,6 @@ def test_without_a_server_a_run_ends_with_a_warning(storage: Path, capfd: pytest
     assert everything(default_uri(storage))[log.run_id]["status"] == "KILLED"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def server(storage: Path, port: int) -> Iterator[None]:
     """A real `mlflow server` over the storage's database, killed without warning at the end."""
@@ -353,7 +347,7 @@ def server(storage: Path, port: int) -> Iterator[None]:
             command, stdout=out, stderr=out, env=os.environ | quiet, cwd=storage, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not answers(port):
             assert process.poll() is None, (storage / "server.log").read_text()
             assert time.monotonic() < deadline, (storage / "server.log").read_text()
@@ -372,16 +366,25 @@ def answers(port: int) -> bool:
         return False
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from sqlalchemy import Engine, event
+from trimtab.run.track_words import connect
+uri, half = sys.argv[1:]
+event.listen(Engine, "before_cursor_execute", lambda *_: Path(half).stat().st_size and os.kill(os.getpid(), 9))
+connect(uri)
+"""
+"""Makes a store, and is killed at the first statement after something of it is in the file."""
+
+
 @pytest.mark.chaos
 @pytest.mark.slow
 def test_a_kill_in_the_first_migration_leaves_no_half_made_store(tmp_path: Path) -> None:
     uri, half = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / ".mlflow.db.new"
-    making = f"from trimtab.run.track_words import connect; connect({uri!r})"
-    process = subprocess.Popen([sys.executable, "-c", making])
-    while process.poll() is None and not (half.exists() and half.stat().st_size):
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", KILLED, uri, half], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert half.stat().st_size
     assert [path.name for path in tmp_path.glob("*.db")] == []
     assert connect(uri).search_experiments()
     assert not half.exists()
@@ -389,7 +392,8 @@ def test_a_kill_in_the_first_migration_leaves_no_half_made_store(tmp_path: Path)
 
 @pytest.mark.chaos
 @pytest.mark.slow
-def test_a_server_killed_in_the_middle_loses_nothing(storage: Path) -> None:
+def test_a_server_killed_in_the_middle_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     log, port = Log(storage), free_port()
     uri = f"http://127.0.0.1:{port}"
     replay = Replay(log.folder, uri)

@@ -42,7 +42,7 @@ def test_a_debate_is_a_trace(tmp_path: Path, empty_store: Path, monkeypatch: pyt
         found = client.search_traces(locations=[experiment.experiment_id]) if experiment else []
         return [one for one in found if one.info.tags.get("trimtab.ensemble") and len(one.data.spans) == 4]
 
-    until(traces, seconds=120)
+    until(traces, seconds=300)
     (trace,) = traces()
     root, *spans = sorted(trace.data.spans, key=lambda span: (span.parent_id is not None, span.start_time_ns))
     assert trace.info.tags["trimtab.ensemble_version"] == "v1"
@@ -59,5 +59,5 @@ def test_what_cannot_be_kept_is_a_warning(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "no-such-store://x")
     with caplog.at_level(logging.WARNING, "ray.serve"):
         Keeper(arguments(tmp_path), "duel", "v1").keep({}, BEGAN, EVENTS)
-        until(lambda: caplog.records, seconds=120)
+        until(lambda: caplog.records, seconds=300)
     assert "a debate of duel is not kept in MLflow" in caplog.text

@@ -116,9 +116,23 @@ def test_what_learns_nothing_is_stopped_early(tiny: Tiny, tmp_path: Path, ray_ad
 
 
 SCRIPT = """
-import json, sys
+import json, sys, time
 from tests.search.test_tuner import killed_search
+from trimtab.search import schedule
 from trimtab.search.tuner import tuned
+
+def hold(keep, args, state, control, **kwargs):  # which is where the second trial stays
+    while state.global_step >= 6:
+        time.sleep(1)
+
+class Held(schedule.TrialActor):
+    def setup(self, config):
+        from trimtab.training import callbacks
+        if config["number"] == 1:
+            callbacks.Keep.on_save = hold
+        super().setup(config)
+
+schedule.TrialActor = Held
 tuned(killed_search(*json.loads(sys.argv[1])), [lambda event: print(json.dumps(event, default=str), flush=True)])
 """
 
@@ -142,7 +156,7 @@ def test_a_search_that_is_killed_goes_on_where_it_was(tiny: Tiny, tmp_path: Path
     environment = os.environ | {"RAY_ADDRESS": ray_address}
     place = json.dumps([raw, str(storage)])
     killed = subprocess.Popen([sys.executable, "-c", SCRIPT, place], env=environment, stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not in_the_middle_of(storage, 1, 6):
         assert killed.poll() is None and time.monotonic() < until
         time.sleep(0.05)

@@ -128,7 +128,7 @@ class Browser:
         asked = urllib.request.Request(f"http://127.0.0.1:{self.port}/json/new?about:blank", method="PUT")
         with urllib.request.urlopen(asked) as answer:
             url = json.load(answer)["webSocketDebuggerUrl"]
-        with connect(url, max_size=None) as connection:
+        with connect(url, max_size=None, open_timeout=PATIENCE) as connection:
             page = Page(connection)
             yield page
             page.command("Page.close")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from tests.decoding import ScriptedStepper, tiny_llama
+from tests.ports import free_port
 from torch import Tensor
 
 from trimtab.lm import ScriptedLM
@@ -107,18 +107,11 @@ def saved(folder: Path, *, layers: int = 2) -> Path:
     """A folder that from_pretrained loads: such a network, which reads long texts, and the tokenizer."""
     own = tokenizer()
     model = tiny_llama(layers, layers=layers, vocabulary=len(own))
-    model.config.max_position_embeddings = 4096
+    model.config.max_position_embeddings = 16_384
     model.generation_config.eos_token_id = END
     model.save_pretrained(folder)
     own.save_pretrained(folder)
     return folder
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def arguments(ensembles: dict[str, Any], **more: Any) -> GuidedArgs:
@@ -153,7 +146,7 @@ def serving(args: GuidedArgs, answerers: Mapping[str, Tokenwise]) -> Iterator[st
             one.close()
 
 
-def until(true: Callable[[], object], seconds: float = 20) -> None:
+def until(true: Callable[[], object], seconds: float = 60) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not true():

@@ -127,7 +127,9 @@ def test_echo_scores_a_prompt(client: openai.OpenAI, url: str) -> None:
         ]
         assert [len(top) >= 2 for top in zero.logprobs.top_logprobs[1:]] == [True] * (len(zero.logprobs.tokens) - 1)
     assert (alone.usage.completion_tokens, more.usage.completion_tokens) == (0, 2)
-    scored = httpx.post(f"{url}/v1/score", json={"model": "tiny", "prompt": "hel", "completion": "lo"}).json()
+    scored = httpx.post(
+        f"{url}/v1/score", json={"model": "tiny", "prompt": "hel", "completion": "lo"}, timeout=60
+    ).json()
     assert scored["data"][0]["logprobs"] == pytest.approx(alone.choices[0].logprobs.token_logprobs[1:], abs=1e-4)
     plain = text(client, **asked, max_tokens=0)
     assert [choice.text for choice in plain.choices] == asked["prompt"]
@@ -240,7 +242,7 @@ def test_a_trace_says_who_said_what(client: openai.OpenAI) -> None:
 
 def test_scores_of_given_completions(url: str) -> None:
     asked = {"model": "duo", "messages": HI, "completion": ["Gr", "Never!"], "ended": True}
-    answer = httpx.post(f"{url}/v1/score", json=asked)
+    answer = httpx.post(f"{url}/v1/score", json=asked, timeout=60)
     assert answer.headers["x-ensemble-version"] == answer.json()["system_fingerprint"] == "v1"
     first, second = answer.json()["data"]
     sure, rest = math.log(0.9), math.log(0.1 / 261)
@@ -250,24 +252,24 @@ def test_scores_of_given_completions(url: str) -> None:
     assert second["models"]["helper"]["logprobs"] == pytest.approx([sure] * 7, abs=1e-4)
     assert first["weights"] == [{"base": 1, "helper": 0.5}] * 3
     assert first["total"] == pytest.approx(sum(first["logprobs"]))
-    strong = httpx.post(f"{url}/v1/score", json=asked | {"guidance": {"alpha": 5}}).json()["data"]
+    strong = httpx.post(f"{url}/v1/score", json=asked | {"guidance": {"alpha": 5}}, timeout=60).json()["data"]
     assert strong[1]["total"] > second["total"]
     ids = tokenizer()("Never!")["input_ids"]
-    by_ids = httpx.post(f"{url}/v1/score", json=asked | {"completion": ids, "ended": False}).json()["data"]
+    by_ids = httpx.post(f"{url}/v1/score", json=asked | {"completion": ids, "ended": False}, timeout=60).json()["data"]
     assert by_ids[0]["token_ids"] == ids
     assert by_ids[0]["logprobs"] == pytest.approx(second["logprobs"][:-1], abs=1e-5)
 
 
 def test_request_ids_come_back(url: str) -> None:
     for given in ("my-id-1", None, "x" * 200):
-        answer = httpx.get(f"{url}/health", headers={"x-request-id": given} if given else {})
+        answer = httpx.get(f"{url}/health", headers={"x-request-id": given} if given else {}, timeout=60)
         told = answer.headers["x-request-id"]
         assert told == given if given == "my-id-1" else 0 < len(told) <= 64
 
 
 def test_what_is_counted(url: str, client: openai.OpenAI) -> None:
     def counted(name: str) -> float:
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
         return next((float(line.split()[-1]) for line in lines if line.startswith(f"trimtab_{name} ")), 0.0)
 
     names = {

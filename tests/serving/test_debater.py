@@ -53,7 +53,7 @@ def opened(args: GuidedArgs, *, kind: type[ScriptedStepper] = ScriptedStepper) -
 class Api:
     def __init__(self, url: str, debater: Debater) -> None:
         self.url, self.debater = url, debater
-        self.http = httpx.Client(base_url=url, timeout=30)
+        self.http = httpx.Client(base_url=url, timeout=60)
         self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
     def events(self, **debate: Any) -> list[dict[str, Any]]:
@@ -213,7 +213,7 @@ def test_who_leaves_in_mid_turn_frees_every_slot() -> None:
     debater = opened(args, kind=Slow)
     with serving(args, {"duel": debater}) as url:
         body = QUESTION | {"debate": ASKED, "stream": True}
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as answer:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as answer:
             for line in answer.iter_lines():
                 if line and any(
                     one["event"] == "delta" for one in json.loads(line[6:])["choices"][0].get("debate", ())

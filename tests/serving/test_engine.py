@@ -35,7 +35,7 @@ def test_leaving_a_stream_frees_its_slot() -> None:
         stream = engine.stream(endless)
         await anext(stream)
         await stream.aclose()
-        told = await asyncio.wait_for(all_of(engine, mixed()[0]), 10)
+        told = await asyncio.wait_for(all_of(engine, mixed()[0]), 60)
         assert plain(told) == plain(run(decoder(), [mixed()[0]])[0])
         while engine.decoder.busy:
             await asyncio.sleep(0.01)
@@ -62,18 +62,18 @@ def test_who_waits_when_the_decoder_fails_is_told() -> None:
         broken.models[0].read = None
         engine = Engine(broken)
         with pytest.raises(EngineStopped, match="the decoder stopped: 'NoneType'"):
-            await asyncio.wait_for(all_of(engine, mixed()[0]), 10)
-        engine._thread.join(10)
+            await asyncio.wait_for(all_of(engine, mixed()[0]), 60)
+        engine._thread.join(60)
         with pytest.raises(EngineStopped):
-            await asyncio.wait_for(all_of(engine, mixed()[0]), 10)
+            await asyncio.wait_for(all_of(engine, mixed()[0]), 60)
 
     asyncio.run(main())
 
 
 def test_closing_ends_streams_that_run() -> None:
     async def main() -> None:
-        engine = Engine(decoder())
-        stream = engine.stream(Asked(([1], [1]), Sampling(max_new_tokens=60), seed=0, bias={0: -100.0}))
+        engine = Engine(decoder(context=10**6))
+        stream = engine.stream(Asked(([1], [1]), Sampling(max_new_tokens=10**5), seed=0, bias={0: -100.0}))
         await anext(stream)
         await asyncio.to_thread(engine.close)
         with pytest.raises(EngineStopped, match="it was closed"):
@@ -92,7 +92,7 @@ def test_who_leaves_at_any_moment_leaves_nothing_behind() -> None:
             await asyncio.sleep(0.0001 * (i % 7))
             leaver.cancel()
             await asyncio.sleep(0)
-        assert await asyncio.wait_for(all_of(engine, mixed()[0]), 10)
+        assert await asyncio.wait_for(all_of(engine, mixed()[0]), 60)
         while engine.decoder.busy:
             await asyncio.sleep(0.01)
         assert engine.decoder.free == [0, 1]

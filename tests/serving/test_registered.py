@@ -64,7 +64,7 @@ def deployments(store: Store) -> list[Any]:
 def test_a_version_of_an_ensemble_is_recorded_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     (store.storage / "artifacts/align-0/stage.json").write_text(json.dumps({"stage_id": "align-0"}))
     args, origins = bound(read(store))
-    record(args, "duo", "v1", origins).join(120)
+    record(args, "duo", "v1", origins).join(300)
     assert caplog.records == []
     (run,) = deployments(store)
     assert record_here(facts(args, "duo", "v1", origins)) == run.info.run_id
@@ -105,5 +105,5 @@ def test_what_cannot_be_recorded_is_a_warning(
     args = read(store, "align-0")
     args = args.model_copy(update={"models": args.models | {"arm": args.models["base"]}})
     with caplog.at_level(logging.WARNING, "ray.serve"):
-        record(args, "duo", "v3", {}).join(120)
+        record(args, "duo", "v3", {}).join(300)
     assert "duo v3 is not recorded in MLflow:" in caplog.text

@@ -54,7 +54,7 @@ def elsewhere():
     """The same models, each behind our own API."""
     args = arguments({f"the-{name}": {"base": name} for name in NAMES})
     with serving(args, {f"the-{name}": alone(seed) for seed, name in enumerate(NAMES)}) as url:
-        clients = [httpx2.Client(base_url=f"{url}/v1/") for _ in NAMES]
+        clients = [httpx2.Client(base_url=f"{url}/v1/", timeout=60) for _ in NAMES]
         ensemble = Textwise(
             [RemoteVoice(name, f"the-{name}", one) for name, one in zip(NAMES, clients, strict=True)], version="2"
         )

@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from tests.ports import free_port
 from tests.registering import Store
-from tests.serving.kit import END, free_port, saved, until
+from tests.serving.kit import END, saved, until
 
 COMPLETIONS = "/v1/completions"
 ASKED: dict[str, Any] = {"model": "duo", "prompt": "a", "max_tokens": 2}
@@ -44,18 +45,18 @@ class Asking:
         self.thread.start()
 
     def _ask(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=60) as http:
+        with httpx.Client(base_url=self.url, timeout=180) as http:
             while not self.over.is_set():
                 self.answers.append(http.post(COMPLETIONS, json=ASKED))
                 time.sleep(0.05)
 
     @property
-    def versions(self) -> list[str]:
-        return [one.headers["x-ensemble-version"] for one in self.answers]
+    def versions(self) -> list[str | None]:
+        return [one.headers.get("x-ensemble-version") for one in self.answers]
 
     def stop(self) -> None:
         self.over.set()
-        self.thread.join(60)
+        self.thread.join(180)
 
 
 def streamed(url: str, begun: threading.Event) -> tuple[str, list[str]]:
@@ -98,13 +99,14 @@ def test_a_moved_alias_is_served_after_sighup_without_a_lost_request(tmp_path: P
         url, begun = ready["url"], threading.Event()
         with ThreadPoolExecutor() as pool:
             asking, stream = Asking(url), pool.submit(streamed, url, begun)
-            assert begun.wait(60)
+            assert begun.wait(180)
             store.client.set_registered_model_alias("arm", "champion", "2")
             process.send_signal(signal.SIGHUP)
             assert json.loads(process.stdout.readline()) == ready
+            until(lambda: len(set(asking.versions)) == 2)
             asking.stop()
             old, (finish, last) = stream.result()
-        new = httpx.get(f"{url}/ready").json()["ensembles"]["duo"]
+        new = httpx.get(f"{url}/ready", timeout=60).json()["ensembles"]["duo"]
         assert old != new
         assert (json.loads(finish)["choices"][0]["finish_reason"], last) == ("length", "[DONE]")
         assert {one.status_code for one in asking.answers} == {200}
@@ -114,9 +116,9 @@ def test_a_moved_alias_is_served_after_sighup_without_a_lost_request(tmp_path: P
         file.write_text(yaml.safe_dump(raw).replace("@champion", "@nobody"))
         process.send_signal(signal.SIGHUP)
         assert "no alias 'nobody'" in json.loads(process.stdout.readline())["problems"][0]
-        assert httpx.post(f"{url}{COMPLETIONS}", json=ASKED).headers["x-ensemble-version"] == new
-        until(lambda: recorded(store) == {(old, "models:/arm/1"), (new, "models:/arm/2")}, seconds=90)
+        assert httpx.post(f"{url}{COMPLETIONS}", json=ASKED, timeout=60).headers["x-ensemble-version"] == new
+        until(lambda: recorded(store) == {(old, "models:/arm/1"), (new, "models:/arm/2")}, seconds=240)
     finally:
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err

@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 from tests.listening import answer, beyond
-from tests.serving.kit import free_port, saved
+from tests.ports import free_port
+from tests.serving.kit import saved
 
 FILE = Path(__file__).parents[2] / "serve" / "contrastive.yaml"
 ARGS = "applications.0.args"
@@ -65,16 +66,16 @@ def test_it_serves_until_it_is_stopped(tmp_path: Path, empty_store: Path) -> Non
     ready, models, line = (process.stdout.readline().split(None, 1)[1].strip() for _ in range(3))
     assert models == "contrast-smol, smol, smol-22"
     started = psutil.Process(process.pid).children(recursive=True)
-    assert httpx.get(f"{ready}/health").status_code == 200
+    assert httpx.get(f"{ready}/health", timeout=60).status_code == 200
     assert line.startswith(f"curl {ready}/v1/chat/completions ")
-    done = subprocess.run(f"{line} -s", shell=True, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(f"{line} -s", shell=True, capture_output=True, text=True, timeout=180, check=True)
     assert json.loads(done.stdout)["object"] == "chat.completion"
     for port, whose in beyond([psutil.Process(process.pid), *started]).items():
         assert "ServeReplica" in whose, "only what Ray Serve opens between nodes, which asks for the cluster's token"
         assert answer(port, "/ray.serve.ASGIService/HandleRequest") == grpc.StatusCode.UNAUTHENTICATED
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert (process.returncode, out, err) == (0, "", "")
-    gone, alive = psutil.wait_procs(started, timeout=20)
+    gone, alive = psutil.wait_procs(started, timeout=60)
     assert alive == []
     assert gone

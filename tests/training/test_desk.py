@@ -37,7 +37,7 @@ async def end(desk: Desk, rank: int, found: End, ticket: tuple = ("a", 0)) -> No
 
 
 def run(test) -> None:
-    asyncio.run(asyncio.wait_for(test, 10))
+    asyncio.run(asyncio.wait_for(test, 60))
 
 
 def test_a_stage_goes_to_every_rank_once_and_ends_as_on_rank_0():
@@ -442,15 +442,15 @@ def test_a_stage_hangs_when_no_rank_gets_on():
         await opened(desk)
         assert await desk.idle(0) == 0, "nobody is at it"
         await desk.next(0, "a", -1)
-        await asyncio.sleep(0.05)
-        assert await desk.idle(0) > 0.04, "nobody has said a word"
+        desk.groups[0].moved -= 100
+        assert await desk.idle(0) > 90, "nobody has said a word"
         for rank in (0, 1):
             await beat(desk, rank, sign(4 - rank))
-        await asyncio.sleep(0.05)
+        desk.groups[0].moved -= 100
         await beat(desk, 1, sign(3))
-        assert await desk.idle(0) > 0.04, "a beat that says nothing new is no progress"
+        assert await desk.idle(0) > 90, "a beat that says nothing new is no progress"
         await beat(desk, 1, sign(4))
-        assert await desk.idle(0) < 0.04
+        assert await desk.idle(0) < 60
         await beat(desk, 1, sign(3))
         assert await desk.hangs(0) == places
         for rank in (0, 1):

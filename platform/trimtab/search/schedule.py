@@ -20,7 +20,7 @@ from trimtab.search.study import Trials
 from trimtab.search.trial import Plan, Trial
 
 HEARTBEAT_S = 1.0
-ENDS_WITHIN_S = 5.0
+ENDS_WITHIN_S = 30.0
 Result = dict[str, Any]
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FAST = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
 """Tokens pass from replica to client at a fraction of the usual cost; direct ingress would take 30 s to stop."""
+PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""Seconds in which Serve's proxy has to come up, three times; by itself 5, too few where the machine is busy."""
 PATIENCE_S = 900
 """Seconds in which all ensembles have to be loaded."""
 CAUSE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit)\b")
@@ -95,7 +97,7 @@ def served(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[Served]:
     cannot be loaded.
     """
     settle()
-    for name, value in FAST.items():
+    for name, value in (FAST | PATIENT).items():
         os.environ.setdefault(name, value)
     address = address_of()
     settle_ray(address)
