@@ -4,36 +4,23 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
-CLUSTERED = RAY_TMPDIR=$$(mktemp -d /tmp/rXXX) $(BIN)/python -m pytest -q --durations 20
-# Halves that take as long as what is left.
-RAY := tests/search tests/serving tests/test_kill.py
-CHAOS := tests/chaos tests/training/test_elastic.py tests/training/test_faults.py
+# Those that start Ray clusters wait a lot: three files at a time, by what takes longest.
+CLUSTERED = RAY_TMPDIR=$$(mktemp -d /tmp/rXXX) $(BIN)/python -m pytest -q --durations 20 --numprocesses 3 \
+	--dist loadscope --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup demo test ray-first ray-second chaos chaos-first chaos-second unit audit bench lint clean
+.PHONY: setup demo test chaos unit audit bench lint clean
 
 demo: $(READY)  ## set up, and run the main job
 	$(BIN)/trimtab run jobs/quickstart.yaml
 
-test: $(READY)  ## set up, and pass the tests; of those that start Ray clusters, which wait a lot, two at a time
+test: $(READY)  ## set up, and pass the tests
 	$(BIN)/ruff check platform tests bench
 	$(BIN)/python -m pytest -q -m "not ray" --numprocesses 2 --dist loadscope --no-loadscope-reorder
-	$(MAKE) --jobs=2 --output-sync=target ray-first ray-second
-
-ray-first: $(READY)
-	$(CLUSTERED) -m ray $(RAY)
-
-ray-second: $(READY)
-	$(CLUSTERED) -m ray $(addprefix --ignore ,$(RAY))
+	$(CLUSTERED) -m ray
 
 chaos: $(READY)  ## of those the tests that kill, fill or corrupt something
-	$(MAKE) --jobs=2 --output-sync=target chaos-first chaos-second
-
-chaos-first: $(READY)
-	$(CLUSTERED) -m chaos $(CHAOS)
-
-chaos-second: $(READY)
-	$(CLUSTERED) -m chaos $(addprefix --ignore ,$(CHAOS))
+	$(CLUSTERED) -m chaos
 
 unit: $(READY)  ## the tests that need neither Ray nor weights
 	$(BIN)/python -m pytest -q -m "not ray and not slow"

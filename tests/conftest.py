@@ -26,12 +26,16 @@ from trimtab.run.joining import LOCAL, SETTINGS, STARTS_WITHIN_S
 # Torch and Ray read these when they are imported, which any test module may do before a run starts.
 settle()
 OURS = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_raylet_start_wait_time_s": f"{STARTS_WITHIN_S:.0f}"}
+if "PYTEST_XDIST_WORKER" in os.environ and "RAY_TMPDIR" in os.environ:
+    os.environ["RAY_TMPDIR"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"  # no cluster is found from another process
 for name, value in {"HF_HUB_OFFLINE": "1", **OURS, **SETTINGS, **LOCAL}.items():
     os.environ.setdefault(name, value)
 
 GOOD = ("bright", "calm", "clear", "fine", "kind", "warm")
 BAD = ("bitter", "cold", "cruel", "dim", "harsh", "sour")
-LONG = ("test_real", "test_kill", "test_resume", "test_cli", "test_preference", "test_generate")
+LONG = ("test_shipped", "test_nodes", "test_faults", "test_network", "test_serve", "test_tuner", "test_elastic")
+LONG += ("test_update", "test_group", "test_real", "test_kill", "test_resume", "test_cli", "test_preference")
+LONG += ("test_generate",)
 TRAINING = (
     "trimtab.training.policies",
     "trimtab.training.online",

@@ -116,23 +116,9 @@ def test_what_learns_nothing_is_stopped_early(tiny: Tiny, tmp_path: Path, ray_ad
 
 
 SCRIPT = """
-import json, sys, time
+import json, sys
 from tests.search.test_tuner import killed_search
-from trimtab.search import schedule
 from trimtab.search.tuner import tuned
-
-def hold(keep, args, state, control, **kwargs):  # which is where the second trial stays
-    while state.global_step >= 6:
-        time.sleep(1)
-
-class Held(schedule.TrialActor):
-    def setup(self, config):
-        from trimtab.training import callbacks
-        if config["number"] == 1:
-            callbacks.Keep.on_save = hold
-        super().setup(config)
-
-schedule.TrialActor = Held
 tuned(killed_search(*json.loads(sys.argv[1])), [lambda event: print(json.dumps(event, default=str), flush=True)])
 """
 
@@ -152,7 +138,7 @@ def in_the_middle_of(storage: Path, number: int, steps: int) -> bool:
 
 @pytest.mark.chaos
 def test_a_search_that_is_killed_goes_on_where_it_was(tiny: Tiny, tmp_path: Path, ray_address: str) -> None:
-    raw, storage = trained(tiny, tmp_path, num_train_epochs=10), tmp_path / "storage"
+    raw, storage = trained(tiny, tmp_path, num_train_epochs=20), tmp_path / "storage"
     environment = os.environ | {"RAY_ADDRESS": ray_address}
     place = json.dumps([raw, str(storage)])
     killed = subprocess.Popen([sys.executable, "-c", SCRIPT, place], env=environment, stdout=subprocess.DEVNULL)
