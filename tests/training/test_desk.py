@@ -491,6 +491,21 @@ def test_who_holds_up_the_others_is_named_only_where_it_is_known(steps: tuple, r
     run(test())
 
 
+def test_what_a_rank_meets_when_the_other_was_found_dead_is_not_told_as_the_cause():
+    async def test():
+        desk = Desk(1, 2)
+        await opened(desk)
+        await desk.next(0, "a", -1)
+        await desk.hangs(0)
+        await desk.died(0, {0: DEAD})
+        await end(desk, 1, ECHO)
+        assert (await desk.trouble(0)).cause == "hang"
+        await desk.begin(0, "b")
+        assert "no rank of its stage got on" in (await desk.said())[-1]["text"]
+
+    run(test())
+
+
 def test_beats_of_an_old_life_or_stage_are_not_heard():
     async def test():
         desk = Desk(1, 1)

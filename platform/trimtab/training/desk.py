@@ -126,8 +126,8 @@ class Desk:
         if ticket != (at.life, at.number):
             return
         at.ends[rank] = end
-        if end.error is not None:
-            at.last = end
+        if end.error is not None and not (at.examined == at.life and at.last and at.last.cause != "exception"):
+            at.last = end  # but what a rank meets once another was found dead is not why
         await self._change()
 
     async def work(self, group: int, task: dict[str, Any]) -> tuple[End, list[dict[str, Any]]]:
